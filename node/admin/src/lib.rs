@@ -1,0 +1,1 @@
+//! Admin API of EventMesh Edge and its client.

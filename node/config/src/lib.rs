@@ -1,0 +1,1 @@
+//! node.toml to a checked configuration of EventMesh Edge.

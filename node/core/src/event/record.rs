@@ -1,0 +1,230 @@
+//! The record body on disk: one [`Event`] with its [`Sequence`], postcard, version byte first.
+//!
+//! ```text
+//! version u8 = 1 | postcard of BodyV1
+//! ```
+//! The body is written without any knowledge of who will read it; a reader of a later version keeps `BodyV1` as it is
+//! and adds a `BodyV2`. Position and stream stand outside, in the journal's record header or the generation's key.
+
+use super::{Event, Properties, Qos, Sequence, Timestamp, Via};
+use crate::Text;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// Version byte of the body written today.
+pub const VERSION: u8 = 1;
+
+/// Why a record body could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// No bytes at all.
+    #[error("record is empty")]
+    Empty,
+    /// Written by a later version of the node.
+    #[error("record has version {0}, this program reads up to {VERSION}; use the version that wrote it, or a later one")]
+    Version(u8),
+    /// The bytes are not a record although their checksum held.
+    #[error("record body does not decode: {0}")]
+    Body(#[from] postcard::Error),
+}
+
+#[derive(Serialize, Deserialize)]
+struct BodyV1<'a> {
+    via: Via,
+    qos: Qos,
+    retain: bool,
+    sequence: Sequence,
+    #[serde(borrow)]
+    source: &'a str,
+    id: Option<&'a str>,
+    time: TimeV1,
+    received: u64,
+    expires: Option<u64>,
+    topic: &'a str,
+    properties: Option<PropertiesV1<'a>>,
+    payload: &'a [u8],
+}
+
+/// Nearly always the receipt time: one byte instead of seven.
+#[derive(Serialize, Deserialize)]
+enum TimeV1 {
+    None,
+    Received,
+    At(u64),
+}
+
+#[derive(Serialize, Deserialize)]
+struct PropertiesV1<'a> {
+    utf8_payload: bool,
+    #[serde(borrow)]
+    content_type: Option<&'a str>,
+    response_topic: Option<&'a str>,
+    correlation_data: Option<&'a [u8]>,
+    user: Vec<(&'a str, &'a str)>,
+}
+
+/// Appends version and body to `out`.
+///
+/// # Panics
+/// Never: postcard fails only on writers that run full and on unsized sequences, and this has neither.
+pub fn encode(event: &Event, sequence: Sequence, out: &mut Vec<u8>) {
+    let body = BodyV1 {
+        via: event.via,
+        qos: event.qos,
+        retain: event.retain,
+        sequence,
+        source: &event.source,
+        id: event.id.as_deref(),
+        time: match event.time {
+            None => TimeV1::None,
+            Some(t) if t == event.received => TimeV1::Received,
+            Some(t) => TimeV1::At(t.0),
+        },
+        received: event.received.0,
+        expires: event.expires.map(|t| t.0),
+        topic: &event.topic,
+        properties: event.properties.as_deref().map(|p| PropertiesV1 {
+            utf8_payload: p.utf8_payload,
+            content_type: p.content_type.as_deref(),
+            response_topic: p.response_topic.as_deref(),
+            correlation_data: p.correlation_data.as_deref(),
+            user: p.user.iter().map(|(k, v)| (&**k, &**v)).collect(),
+        }),
+        payload: &event.payload,
+    };
+    out.push(VERSION);
+    postcard::to_io(&body, out).expect("a Vec takes any number of bytes");
+}
+
+/// Reads what [`encode`] wrote. The event's text and payload are slices of `record`, nothing is copied.
+///
+/// # Errors
+/// [`RecordError`] if the bytes are empty, of a later version, or not a body.
+pub fn decode(record: &Bytes) -> Result<(Event, Sequence), RecordError> {
+    let (version, body) = record.split_first().ok_or(RecordError::Empty)?;
+    if *version != VERSION {
+        return Err(RecordError::Version(*version));
+    }
+    let body: BodyV1<'_> = postcard::from_bytes(body)?;
+    let text = |s: &str| share(record, s);
+    let received = Timestamp(body.received);
+    let event = Event {
+        via: body.via,
+        qos: body.qos,
+        retain: body.retain,
+        source: text(body.source),
+        id: body.id.map(text),
+        time: match body.time {
+            TimeV1::None => None,
+            TimeV1::Received => Some(received),
+            TimeV1::At(t) => Some(Timestamp(t)),
+        },
+        received,
+        expires: body.expires.map(Timestamp),
+        topic: text(body.topic),
+        payload: record.slice_ref(body.payload),
+        properties: body.properties.map(|p| {
+            Box::new(Properties {
+                utf8_payload: p.utf8_payload,
+                content_type: p.content_type.map(text),
+                response_topic: p.response_topic.map(text),
+                correlation_data: p.correlation_data.map(|b| record.slice_ref(b)),
+                user: p.user.iter().map(|(k, v)| (text(k), text(v))).collect(),
+            })
+        }),
+    };
+    Ok((event, body.sequence))
+}
+
+/// `part`, which lies inside `whole`, as text that shares its bytes.
+fn share(whole: &Bytes, part: &str) -> Text {
+    // An empty slice may point anywhere, `slice_ref` wants it inside.
+    if part.is_empty() {
+        return Text::new();
+    }
+    Text::try_from(whole.slice_ref(part.as_bytes())).expect("it was a str a moment ago")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn text() -> impl Strategy<Value = Text> {
+        "\\PC{0,12}".prop_map(Text::from)
+    }
+
+    prop_compose! {
+        fn properties()(
+            utf8_payload: bool,
+            content_type in proptest::option::of(text()),
+            response_topic in proptest::option::of(text()),
+            correlation_data in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..9).prop_map(Bytes::from)),
+            user in proptest::collection::vec((text(), text()), 0..4),
+        ) -> Properties {
+            Properties { utf8_payload, content_type, response_topic, correlation_data, user }
+        }
+    }
+
+    prop_compose! {
+        fn event()(
+            via in prop_oneof![Just(Via::Mqtt3), Just(Via::Mqtt5), Just(Via::Coap), Just(Via::Uplink), Just(Via::Node)],
+            qos in (0u8..3).prop_map(|q| Qos::from_u8(q).unwrap()),
+            retain: bool,
+            source in text(),
+            id in proptest::option::of(text()),
+            time in proptest::option::of(any::<u64>().prop_map(Timestamp)),
+            received in any::<u64>().prop_map(Timestamp),
+            expires in proptest::option::of(any::<u64>().prop_map(Timestamp)),
+            topic in text(),
+            payload in proptest::collection::vec(any::<u8>(), 0..300).prop_map(Bytes::from),
+            properties in proptest::option::of(properties().prop_map(Box::new)),
+        ) -> Event {
+            Event { via, qos, retain, source, id, time, received, expires, topic, payload, properties }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back(event in event(), source: u64, stream: u64) {
+            let sequence = Sequence { source, stream };
+            let mut out = Vec::new();
+            encode(&event, sequence, &mut out);
+            prop_assert_eq!(decode(&Bytes::from(out)), Ok((event, sequence)));
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut bytes = bytes;
+            if let Some(first) = bytes.first_mut() { *first = VERSION; }
+            drop(decode(&Bytes::from(bytes)));
+        }
+    }
+
+    #[test]
+    fn a_later_version_is_named_in_the_error() {
+        let error = decode(&Bytes::from_static(&[9, 1, 2])).unwrap_err();
+        assert_eq!(error, RecordError::Version(9));
+        assert!(error.to_string().contains("version 9"), "{error}");
+    }
+
+    #[test]
+    fn telemetry_pays_about_sixty_bytes_beside_its_payload() {
+        let event = Event {
+            via: Via::Mqtt3,
+            qos: Qos::AtLeastOnce,
+            retain: false,
+            source: Text::from_static("mqtt://plant-7/sensor-12"),
+            id: None,
+            time: Some(Timestamp(1_790_000_000_000)),
+            received: Timestamp(1_790_000_000_000),
+            expires: None,
+            topic: Text::from_static("plant/7/temp"),
+            payload: Bytes::from(vec![b'x'; 200]),
+            properties: None,
+        };
+        let mut out = Vec::new();
+        encode(&event, Sequence { source: 100_000, stream: 100_000 }, &mut out);
+        assert!(out.len() <= 200 + 64, "{}", out.len());
+    }
+}

@@ -1,0 +1,1 @@
+//! The tokio tasks that drive the rules of EventMesh Edge over its ports.

@@ -1,0 +1,3 @@
+//! Journal, sled generations and sled views behind the Store port of EventMesh Edge.
+
+pub mod backing;

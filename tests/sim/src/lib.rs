@@ -1,0 +1,1 @@
+//! Seeded simulation of store and forwarder in virtual time.

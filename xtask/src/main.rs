@@ -1,0 +1,2 @@
+//! One name per chore: quickstart, test, sim, crash, bench, arm.
+fn main() {}
