@@ -1,2 +1,67 @@
-//! One name per chore: quickstart, test, sim, crash, bench, arm.
-fn main() {}
+//! One name per chore. `cargo xtask --help` lists them; the README needs only `quickstart` and `test`.
+
+mod arm;
+mod bench;
+mod process;
+mod quickstart;
+mod suites;
+mod tools;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "One name per chore of EventMesh Edge", version)]
+struct Args {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Starts an upstream hub, the node and two simulated devices, and shows what flows
+    Quickstart(quickstart::Options),
+    /// Runs everything: format, lints, unit, property, contract, simulation, crash, end to end, docs
+    Test(suites::Options),
+    /// Runs the seeded simulation of store and forwarder: more seeds than the test does, or one (`SIM_SEED=n`)
+    Sim {
+        /// How many seeds
+        #[arg(long, default_value_t = 20_000)]
+        seeds: u64,
+        /// The first one
+        #[arg(long, default_value_t = 1)]
+        from: u64,
+    },
+    /// Kills a loaded node with SIGKILL at random moments, more often than the test does
+    Crash {
+        /// How many kills
+        #[arg(long, default_value_t = 500)]
+        kills: u32,
+    },
+    /// Measures the release build beside its peers and prints a table (takes minutes, needs a quiet machine)
+    Bench(bench::Options),
+    /// Builds the node for ARM with Debian's cross compilers and tries it under QEMU
+    Arm {
+        /// Target triple
+        #[arg(default_value = "aarch64-unknown-linux-gnu")]
+        triple: String,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Args::parse().chore {
+        Chore::Quickstart(options) => quickstart::run_scene(&options),
+        Chore::Test(options) => suites::run_all(&options),
+        Chore::Sim { seeds, from } => suites::sim(seeds, from),
+        Chore::Crash { kills } => suites::crash(kills),
+        Chore::Bench(options) => bench::run_all(&options),
+        Chore::Arm { triple } => arm::run_for(&triple),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! The scene of the quickstart
+fn main() {}
