@@ -1,1 +1,32 @@
-//! (placeholder, filled by its own change)
+//! Store-and-forward: what one uplink sends, when, how often again, and when an event counts as handed over.
+//!
+//! A [`Forwarder`] is the whole delivery logic of ONE uplink over all streams that it reads, as a state machine without
+//! a socket, a file, a clock or a random source. Whoever drives it passes time and [`Input`]s in and carries the
+//! [`Action`]s out:
+//!
+//! ```text
+//!   store ── Appended, Fetched, CursorCommitted, RetentionMoved ──▶ ┌───────────┐ ── Fetch, CommitCursor ─▶ store
+//!  uplink ── Up, Down, Acked, Failed ─────────────────────────────▶ │ Forwarder │ ── Connect, Send, Flush ▶ uplink
+//!   timer ── Timer ───────────────────────────────────────────────▶ └───────────┘ ── WakeAt ──────────────▶ timer
+//! ```
+//!
+//! What it keeps to:
+//!
+//! - **P2** a cursor is the highest position below which everything is acknowledged by the upstream or given up; what is
+//!   given up is in the same commit as the cursor that passes it, so it is counted once, across restarts too. After a
+//!   reconnect everything unanswered goes out again, in order, marked `again`.
+//! - **P3** an event leaves as it was stored: the same `source` and `id` at every attempt. A lost cursor commit costs
+//!   duplicates with the same identity, never an event.
+//! - **P4** with [`Order::Strict`] the events of one key (`source`, topic) reach the upstream in order; with
+//!   [`Order::Sequence`] everything is pipelined and the consumer restores order by `sequence`.
+//! - **P5** at most [`Options::window`] is in flight, at most [`Options::read_ahead`] waits beside it, and at most
+//!   [`Options::gap_max`] events lie between a cursor and the newest event read, whatever the backlog. Beyond that an
+//!   event whose own retries are used up is parked: given up and counted, so that it does not block its stream for ever.
+//!
+//! Nothing is done by polling: when something waits for time, a [`Action::WakeAt`] says for which.
+
+mod action;
+mod options;
+
+pub use action::{Action, Input, Report};
+pub use options::{Backoff, Options, OptionsError, Order, Pipeline, StreamOptions, Volume};
