@@ -46,6 +46,13 @@ pub enum ViewOp {
     Delete(Bytes),
 }
 
+/// The heavy part of one checkpoint, cut off from the views: it owns all it needs, so it runs without any lock while
+/// `apply`, `get` and `scan` go on.
+pub type CheckpointWork = Box<dyn FnOnce() -> CheckpointDone + Send>;
+
+/// What came of a [`CheckpointWork`]: opaque to the caller, handed back to [`Views::checkpoint_end`].
+pub struct CheckpointDone(pub Result<Box<dyn std::any::Any + Send>, BackingError>);
+
 /// An ordered map of bytes whose recent changes are in memory and whose older ones are in checkpoints on disk.
 ///
 /// `apply` is cheap and in memory. `checkpoint` writes what was applied to the older of two databases, syncs it, opens it
@@ -70,6 +77,21 @@ pub trait Views: Send {
     /// # Errors
     /// [`BackingError`]; the previous checkpoint and the changes in memory are untouched and the next call tries again.
     fn checkpoint(&mut self) -> Result<(), BackingError>;
+
+    /// The same in two steps, so that the store's lock is held only for moments: freezes what is in memory and gives the
+    /// work that writes, syncs, reopens and proves it. Commits applied meanwhile belong to the next checkpoint. One at a
+    /// time. `None`: there is no such split, call [`Views::checkpoint`] (which then holds up commits as long as it takes).
+    fn checkpoint_begin(&mut self) -> Option<CheckpointWork> {
+        None
+    }
+
+    /// Takes the outcome of the work over: the proven checkpoint counts from here on.
+    ///
+    /// # Errors
+    /// The [`BackingError`] of the work; as with [`Views::checkpoint`] nothing is lost and the next one tries again.
+    fn checkpoint_end(&mut self, done: CheckpointDone) -> Result<(), BackingError> {
+        done.0.map(drop)
+    }
 
     /// `map[key]`.
     ///
