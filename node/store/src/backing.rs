@@ -146,6 +146,13 @@ pub struct SpillRecord<'a> {
     pub body: &'a [u8],
 }
 
+/// Where the records of a generation come from, one at a time: each may lie in a buffer that the next call overwrites, so
+/// that a seal of 64 MiB needs the memory of one read.
+pub trait SpillSource {
+    /// The next record in journal order, `None` at the end.
+    fn next(&mut self) -> Option<SpillRecord<'_>>;
+}
+
 /// Sealed generations: appended once, synced, proven, then only read, then removed as a whole.
 pub trait Generations: Send {
     /// Numbers of the sealed generations, ascending, each with its extents and the journal commits it covers.
@@ -162,6 +169,30 @@ pub trait Generations: Send {
         lsns: RangeInclusive<Lsn>,
         records: &mut dyn Iterator<Item = SpillRecord<'_>>,
     ) -> Result<(u64, Vec<Extent>), BackingError>;
+
+    /// [`Generations::seal`] from a source that lends its records: what the store calls. An implementation that streams
+    /// should do its work here; this one collects everything first and is for small generations only.
+    ///
+    /// # Errors
+    /// As [`Generations::seal`].
+    fn seal_from(
+        &mut self,
+        lsns: RangeInclusive<Lsn>,
+        source: &mut dyn SpillSource,
+    ) -> Result<(u64, Vec<Extent>), BackingError> {
+        let mut kept = Vec::new();
+        while let Some(record) = source.next() {
+            kept.push((record.stream, record.position, record.received_ms, record.stored_bytes, record.body.to_vec()));
+        }
+        let mut records = kept.iter().map(|(stream, position, received_ms, stored_bytes, body)| SpillRecord {
+            stream: *stream,
+            position: *position,
+            received_ms: *received_ms,
+            stored_bytes: *stored_bytes,
+            body,
+        });
+        self.seal(lsns, &mut records)
+    }
 
     /// Reads a stream's records of one generation after a position: at most `max_events`, and no more once `max_bytes`
     /// stored bytes are reached (the first may exceed it alone). Appends `(position, stored bytes, body)`.
