@@ -1,0 +1,78 @@
+//! The checked configuration in the terms of `core`: what the store, the hub and the forwarders are made with.
+
+use crate::model::{Config, Order, StreamWhenFull, Unrouted, Uplink};
+use eventmesh_edge_core::Text;
+use eventmesh_edge_core::forward::{self, Backoff, Pipeline, Volume};
+use eventmesh_edge_core::ports::store::{StoreSpec, StreamId, StreamSpec, UplinkId, WhenFull};
+use eventmesh_edge_core::route::{Route, RouteError, Router};
+
+/// Index into the configuration as the number that the ports use. `u16` holds it: a file with 65,535 uplinks or streams
+/// is over the budget check long before.
+fn index(index: usize) -> u16 {
+    u16::try_from(index).unwrap_or(u16::MAX)
+}
+
+impl Config {
+    /// What the store is opened with.
+    #[must_use]
+    pub fn store_spec(&self) -> StoreSpec {
+        StoreSpec {
+            streams: self.streams.iter().map(stream_spec).collect(),
+            uplinks: self.uplinks.iter().map(|uplink| Text::from(uplink.name.to_string())).collect(),
+            disk_max: self.node.disk_max.bytes(),
+            mailbox_max_bytes: self.session.mailbox_max_bytes.bytes(),
+            mailbox_max_events: u64::from(self.session.mailbox_max_events),
+        }
+    }
+
+    /// What decides which stream takes a message.
+    ///
+    /// # Errors
+    /// None that a checked configuration could cause: [`RouteError`] is what the router itself insists on.
+    pub fn router(&self) -> Result<Router, RouteError> {
+        let route = |route: &crate::model::Route| Route {
+            topics: route.topics.clone(),
+            stream: StreamId(index(route.stream)),
+            kind: route.kind.clone().map(Text::from),
+        };
+        let default_stream = (self.node.unrouted == Unrouted::Default).then_some(StreamId(0));
+        Router::new(self.routes.iter().map(route).collect(), default_stream)
+    }
+}
+
+fn stream_spec(stream: &crate::model::Stream) -> StreamSpec {
+    StreamSpec {
+        name: Text::from(stream.name.to_string()),
+        uplinks: stream.uplinks.iter().map(|uplink| UplinkId(index(*uplink))).collect(),
+        max_bytes: stream.max_bytes.bytes(),
+        max_age: stream.max_age,
+        when_full: match stream.when_full {
+            StreamWhenFull::Refuse => WhenFull::Refuse,
+            StreamWhenFull::DropOldest => WhenFull::DropOldest,
+        },
+    }
+}
+
+impl Uplink {
+    /// What its forwarder is made with. `seed` is for the jitter: two nodes must not have the same.
+    #[must_use]
+    pub fn forward_options(&self, id: UplinkId, seed: u64) -> forward::Options {
+        let backoff = Backoff { base: self.retry_min, cap: self.retry_max };
+        forward::Options {
+            order: match self.order {
+                Order::Strict => forward::Order::Strict,
+                Order::Sequence => forward::Order::Sequence,
+            },
+            // [MQTT-4.6.0-2]: an MQTT upstream takes over in the order sent.
+            pipeline: Pipeline::Ordered,
+            window: Volume { events: self.window_events as usize, bytes: self.window_bytes.as_usize() },
+            retry: backoff,
+            connect: backoff,
+            connect_timeout: self.connect_timeout,
+            answer_timeout: self.answer_timeout,
+            addresses: self.addresses.len().max(1),
+            seed,
+            ..forward::Options::new(id)
+        }
+    }
+}

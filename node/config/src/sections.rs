@@ -1,0 +1,297 @@
+//! One function per section: its keys, their defaults, their limits. The defaults fit a gateway with 256 MB of memory.
+
+use crate::model::{
+    Admin, Auth, AuthKind, Class, Credentials, Listener, ListenerKind, ListenerTls, ListenerWhenFull, Log,
+    LogFormat, LogLevel, Mode, Node, Order, Password, Session, StreamWhenFull, Unrouted, UplinkKind,
+    UplinkTls,
+};
+use crate::read::Section;
+use crate::setting::{Endpoint, Name, Secret};
+use crate::units::ByteSize;
+use eventmesh_edge_core::topic::TopicFilter;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The file as read: each value is right by itself, references are still names.
+pub(crate) struct Raw {
+    pub(crate) node: Node,
+    pub(crate) log: Log,
+    pub(crate) admin: Admin,
+    pub(crate) session: Session,
+    pub(crate) listeners: Vec<Listener>,
+    pub(crate) streams: Vec<RawStream>,
+    pub(crate) routes: Vec<RawRoute>,
+    pub(crate) uplinks: Vec<RawUplink>,
+}
+
+/// `[[stream]]` as read. `name` is `None` if it was missing or wrong.
+pub(crate) struct RawStream {
+    pub(crate) name: Option<Name>,
+    pub(crate) class: Class,
+    pub(crate) max_bytes: Option<ByteSize>,
+    pub(crate) max_age: Option<Duration>,
+    pub(crate) when_full: StreamWhenFull,
+}
+
+/// `[[route]]` as read.
+pub(crate) struct RawRoute {
+    pub(crate) topics: Vec<TopicFilter>,
+    pub(crate) stream: Name,
+    pub(crate) kind: Option<String>,
+    pub(crate) uplinks: Option<Vec<Name>>,
+}
+
+/// `[[uplink]]` as read.
+pub(crate) struct RawUplink {
+    pub(crate) name: Option<Name>,
+    pub(crate) kind: UplinkKind,
+    pub(crate) addresses: Vec<Endpoint>,
+    pub(crate) tls: Option<UplinkTls>,
+    pub(crate) credentials: Option<Credentials>,
+    pub(crate) client_id: Option<String>,
+    pub(crate) mode: Mode,
+    pub(crate) order: Order,
+    pub(crate) topic: String,
+    pub(crate) subscribe: Vec<TopicFilter>,
+    pub(crate) window_events: u32,
+    pub(crate) window_bytes: ByteSize,
+    pub(crate) timing: Timing,
+}
+
+/// The times of an uplink.
+pub(crate) struct Timing {
+    pub(crate) connect_timeout: Duration,
+    pub(crate) answer_timeout: Duration,
+    pub(crate) keep_alive: Duration,
+    pub(crate) retry_min: Duration,
+    pub(crate) retry_max: Duration,
+}
+
+const DAY: Duration = Duration::from_secs(86_400);
+const HOUR: Duration = Duration::from_secs(3_600);
+const SECOND: Duration = Duration::from_secs(1);
+const SMALLEST_DISK: ByteSize = ByteSize::from_mib(64);
+const LARGEST_DISK: ByteSize = ByteSize::from_gib(1 << 20);
+
+pub(crate) fn root(file: &mut Section<'_, '_>) -> Raw {
+    let node = file.table("node", node);
+    let log = file.table("log", log);
+    let admin = file.table("admin", |s| admin(s, &node));
+    Raw {
+        session: file.table("session", session),
+        listeners: file.list("listener", 1, listener),
+        streams: file.list("stream", 0, stream),
+        routes: file.list("route", 0, route),
+        uplinks: file.list("uplink", 0, uplink),
+        node,
+        log,
+        admin,
+    }
+}
+
+fn node(s: &mut Section<'_, '_>) -> Node {
+    Node {
+        name: s.value("name", name("edge")),
+        data_dir: s.value("data_dir", PathBuf::from("./data")),
+        disk_max: s.bounded("disk_max", ByteSize::from_gib(1), SMALLEST_DISK..=LARGEST_DISK),
+        unrouted: s.value("unrouted", Unrouted::Default),
+        stop_timeout: s.bounded("stop_timeout", 10 * SECOND, Duration::ZERO..=HOUR),
+    }
+}
+
+fn log(s: &mut Section<'_, '_>) -> Log {
+    Log { format: s.value("format", LogFormat::Text), level: s.value("level", LogLevel::Info) }
+}
+
+fn admin(s: &mut Section<'_, '_>, node: &Node) -> Admin {
+    let socket = s.optional("socket").unwrap_or_else(|| node.data_dir.join(ADMIN_SOCKET));
+    Admin { socket }
+}
+
+/// Name of the admin socket within the data directory.
+pub const ADMIN_SOCKET: &str = "admin.sock";
+
+fn session(s: &mut Section<'_, '_>) -> Session {
+    Session {
+        mailbox_max_bytes: s.bounded(
+            "mailbox_max_bytes",
+            ByteSize::from_mib(1),
+            ByteSize::from_kib(1)..=LARGEST_DISK,
+        ),
+        mailbox_max_events: s.bounded("mailbox_max_events", 1_000, 1..=10_000_000),
+        expiry_max: s.bounded("expiry_max", 7 * DAY, Duration::ZERO..=3_650 * DAY),
+    }
+}
+
+fn listener(s: &mut Section<'_, '_>) -> Listener {
+    Listener {
+        kind: s.value("kind", ListenerKind::Mqtt),
+        bind: s.value("bind", SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1883)),
+        auth: auth(s),
+        tls: s.optional_table("tls", |s| identity(s, true)).flatten(),
+        max_connections: s.bounded("max_connections", 10_000, 1..=1_000_000),
+        max_payload: s.bounded(
+            "max_payload",
+            ByteSize::from_kib(256),
+            ByteSize::from_bytes(1)..=ByteSize::from_mib(16),
+        ),
+        keep_alive_max: s.bounded("keep_alive_max", HOUR, SECOND..=Duration::from_secs(65_535)),
+        connect_timeout: s.bounded("connect_timeout", 10 * SECOND, SECOND..=HOUR),
+        when_full: s.value("when_full", ListenerWhenFull::Withhold),
+    }
+}
+
+fn auth(s: &mut Section<'_, '_>) -> Auth {
+    let kind = s.value("auth", AuthKind::Anonymous);
+    let file = s.optional::<PathBuf>("password_file");
+    match (kind, file) {
+        (AuthKind::Password, Some(file)) => Auth::Password { file },
+        (AuthKind::Password, None) => {
+            s.problem(
+                "password_file",
+                "missing, auth = \"password\" needs the file that `eventmesh-edge password` adds to",
+            );
+            Auth::Anonymous
+        }
+        (AuthKind::Anonymous, Some(_)) => {
+            s.problem(
+                "password_file",
+                "would not be used with auth = \"anonymous\", write auth = \"password\" or remove it",
+            );
+            Auth::Anonymous
+        }
+        (AuthKind::Anonymous, None) => Auth::Anonymous,
+    }
+}
+
+/// Certificate and key; `needed` says whether their table makes sense without them.
+fn identity(s: &mut Section<'_, '_>, needed: bool) -> Option<ListenerTls> {
+    let (cert, key) = if needed {
+        (s.required::<PathBuf>("cert"), s.required::<PathBuf>("key"))
+    } else {
+        (s.optional::<PathBuf>("cert"), s.optional::<PathBuf>("key"))
+    };
+    match (cert, key) {
+        (Some(cert), Some(key)) => Some(ListenerTls { cert, key }),
+        (Some(_), None) if !needed => {
+            s.problem("key", "missing, cert needs its private key");
+            None
+        }
+        (None, Some(_)) if !needed => {
+            s.problem("cert", "missing, key needs its certificate");
+            None
+        }
+        _ => None,
+    }
+}
+
+fn stream(s: &mut Section<'_, '_>) -> RawStream {
+    RawStream {
+        name: s.required("name"),
+        class: s.value("class", Class::Durable),
+        max_bytes: s.optional("max_bytes"),
+        max_age: s.optional("max_age"),
+        when_full: s.value("when_full", StreamWhenFull::Refuse),
+    }
+}
+
+fn route(s: &mut Section<'_, '_>) -> RawRoute {
+    let topics = s.required::<Vec<TopicFilter>>("topics");
+    if topics.as_ref().is_some_and(Vec::is_empty) {
+        s.problem("topics", "is empty, such a route takes nothing");
+    }
+    let kind = s.optional::<String>("type");
+    if kind.as_deref() == Some("") {
+        // CloudEvents 1.0: `type` must be a non-empty string.
+        s.problem("type", "must not be empty");
+    }
+    RawRoute {
+        topics: topics.unwrap_or_default(),
+        stream: s.value("stream", name(crate::model::DEFAULT_STREAM)),
+        kind,
+        uplinks: s.optional("uplinks"),
+    }
+}
+
+fn uplink(s: &mut Section<'_, '_>) -> RawUplink {
+    RawUplink {
+        name: s.required("name"),
+        kind: s.value("kind", UplinkKind::Mqtt),
+        addresses: addresses(s),
+        tls: s.optional_table("tls", |s| UplinkTls { ca: s.optional("ca"), identity: identity(s, false) }),
+        credentials: credentials(s),
+        client_id: s.optional("client_id"),
+        mode: s.value("mode", Mode::Binary),
+        order: s.value("order", Order::Strict),
+        topic: topic_template(s),
+        subscribe: s.value("subscribe", Vec::new()),
+        window_events: s.bounded("window_events", 1_024, 1..=65_535),
+        window_bytes: s.bounded(
+            "window_bytes",
+            ByteSize::from_mib(1),
+            ByteSize::from_kib(1)..=ByteSize::from_gib(1),
+        ),
+        timing: timing(s),
+    }
+}
+
+fn addresses(s: &mut Section<'_, '_>) -> Vec<Endpoint> {
+    let addresses = s.required::<Vec<Endpoint>>("addresses");
+    if addresses.as_ref().is_some_and(Vec::is_empty) {
+        s.problem("addresses", "is empty, name at least one host:port");
+    }
+    addresses.unwrap_or_default()
+}
+
+fn timing(s: &mut Section<'_, '_>) -> Timing {
+    let timing = Timing {
+        connect_timeout: s.bounded("connect_timeout", 10 * SECOND, SECOND..=HOUR),
+        answer_timeout: s.bounded("answer_timeout", 60 * SECOND, SECOND..=HOUR),
+        keep_alive: s.bounded("keep_alive", 30 * SECOND, SECOND..=Duration::from_secs(65_535)),
+        retry_min: s.bounded("retry_min", Duration::from_millis(250), Duration::from_millis(10)..=HOUR),
+        retry_max: s.bounded("retry_max", 30 * SECOND, Duration::from_millis(10)..=HOUR),
+    };
+    if timing.retry_max < timing.retry_min {
+        s.problem("retry_max", "must not be shorter than retry_min");
+    }
+    timing
+}
+
+fn topic_template(s: &mut Section<'_, '_>) -> String {
+    let template = s.value("topic", "{topic}".to_owned());
+    if template.is_empty() || template.contains(['+', '#', '\0']) {
+        s.problem(
+            "topic",
+            "must be a topic name without + and #, in which {topic} and {node} stand for what they say",
+        );
+    }
+    template
+}
+
+fn credentials(s: &mut Section<'_, '_>) -> Option<Credentials> {
+    let username = s.optional::<String>("username");
+    let inline = s.optional::<Secret>("password");
+    let file = s.optional::<PathBuf>("password_file");
+    let password = match (inline, file) {
+        (Some(_), Some(_)) => {
+            s.problem("password_file", "is given beside password, write one of them");
+            None
+        }
+        (Some(secret), None) => Some(Password::Inline(secret)),
+        (None, file) => file.map(Password::File),
+    };
+    if username.is_none() && password.is_some() {
+        s.problem("username", "missing, a password needs one");
+    }
+    username.map(|username| Credentials { username, password })
+}
+
+/// A name that is right by construction.
+fn name(text: &'static str) -> Name {
+    #[allow(
+        clippy::expect_used,
+        reason = "only called with literals of this file, and a test reads each of them"
+    )]
+    Name::parse(text).expect("names in the source are valid")
+}
