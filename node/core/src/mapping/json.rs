@@ -252,19 +252,7 @@ pub fn to_structured_json(event: &CloudEvent<'_>) -> Vec<u8> {
     if let Some(text) = event.received_json() {
         return splice(text, event.added());
     }
-    let mut sdk = cloudevents::Event::default();
-    let mut required = ["", "", ""];
-    for (name, value) in &event.attributes {
-        match *name {
-            "id" => required[0] = value,
-            "source" => required[1] = value,
-            "type" => required[2] = value,
-            "specversion" => {}
-            // `time` and `dataschema` too: as attributes the SDK would parse and normalise them, and they pass as they came.
-            _ => sdk.set_extension(name, value.as_ref()),
-        }
-    }
-    set_required(&mut sdk, required, event.content_type.as_deref());
+    let mut sdk = sdk_event(event);
     let raw = set_data(&mut sdk, event);
     let mut out = Vec::with_capacity(512 + event.data.len() * 4 / 3);
     serde_json::to_writer(&mut out, &sdk).expect("text and maps of text always serialise into a Vec");
@@ -274,12 +262,24 @@ pub fn to_structured_json(event: &CloudEvent<'_>) -> Vec<u8> {
     out
 }
 
-fn set_required(sdk: &mut cloudevents::Event, [id, source, kind]: [&str; 3], content_type: Option<&str>) {
-    use cloudevents::AttributesWriter as _;
-    sdk.set_id(id);
-    sdk.set_source(source);
-    sdk.set_type(kind);
-    sdk.set_datacontenttype(content_type);
+/// All attributes. By the builder: the SDK's `Event::default` draws a random id and reads the clock.
+fn sdk_event(event: &CloudEvent<'_>) -> cloudevents::Event {
+    use cloudevents::{AttributesWriter as _, EventBuilder as _};
+    let required = |name| event.get(name).filter(|v| !v.is_empty()).unwrap_or("/");
+    let mut sdk = cloudevents::EventBuilderV10::new()
+        .id(required("id"))
+        .source(required("source"))
+        .ty(required("type"))
+        .build()
+        .expect("the required attributes are set and not empty");
+    sdk.set_datacontenttype(event.content_type.as_deref());
+    for (name, value) in &event.attributes {
+        if !matches!(*name, "id" | "source" | "type" | "specversion") {
+            // `time` and `dataschema` too: as attributes the SDK would parse and normalise them, and they pass as they came.
+            sdk.set_extension(name, value.as_ref());
+        }
+    }
+    sdk
 }
 
 /// Gives the SDK the data it can carry exactly; returns what is to be put into the text as it is.
