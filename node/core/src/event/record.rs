@@ -21,7 +21,9 @@ pub enum RecordError {
     #[error("record is empty")]
     Empty,
     /// Written by a later version of the node.
-    #[error("record has version {0}, this program reads up to {VERSION}; use the version that wrote it, or a later one")]
+    #[error(
+        "record has version {0}, this program reads up to {VERSION}; use the version that wrote it, or a later one"
+    )]
     Version(u8),
     /// The bytes are not a record although their checksum held.
     #[error("record body does not decode: {0}")]
@@ -136,6 +138,49 @@ pub fn decode(record: &Bytes) -> Result<(Event, Sequence), RecordError> {
     Ok((event, body.sequence))
 }
 
+/// The front of a record body: what the journal needs at a start without decoding the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head<'a> {
+    /// CloudEvents `source`.
+    pub source: &'a str,
+    /// The numbers given at the commit.
+    pub sequence: Sequence,
+    /// Receipt.
+    pub received: Timestamp,
+}
+
+/// The fields of [`BodyV1`] up to `received`, in its order: postcard has no framing, so a prefix decodes by itself.
+#[derive(Deserialize)]
+struct HeadV1<'a> {
+    #[serde(rename = "via")]
+    _via: Via,
+    #[serde(rename = "qos")]
+    _qos: Qos,
+    #[serde(rename = "retain")]
+    _retain: bool,
+    sequence: Sequence,
+    #[serde(borrow)]
+    source: &'a str,
+    #[serde(rename = "id", borrow)]
+    _id: Option<&'a str>,
+    #[serde(rename = "time")]
+    _time: TimeV1,
+    received: u64,
+}
+
+/// Reads the front of what [`encode`] wrote.
+///
+/// # Errors
+/// As [`decode`].
+pub fn head(record: &[u8]) -> Result<Head<'_>, RecordError> {
+    let (version, body) = record.split_first().ok_or(RecordError::Empty)?;
+    if *version != VERSION {
+        return Err(RecordError::Version(*version));
+    }
+    let (head, _) = postcard::take_from_bytes::<HeadV1<'_>>(body)?;
+    Ok(Head { source: head.source, sequence: head.sequence, received: Timestamp(head.received) })
+}
+
 /// `part`, which lies inside `whole`, as text that shares its bytes.
 fn share(whole: &Bytes, part: &str) -> Text {
     // An empty slice may point anywhere, `slice_ref` wants it inside.
@@ -190,6 +235,8 @@ mod tests {
             let sequence = Sequence { source, stream };
             let mut out = Vec::new();
             encode(&event, sequence, &mut out);
+            let head = head(&out).unwrap();
+            prop_assert_eq!((head.source, head.sequence, head.received), (&*event.source, sequence, event.received));
             prop_assert_eq!(decode(&Bytes::from(out)), Ok((event, sequence)));
         }
 
