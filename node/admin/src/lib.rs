@@ -1,1 +1,27 @@
-//! Admin API of EventMesh Edge and its client.
+//! Admin API of EventMesh Edge, and its client.
+//!
+//! HTTP/1.1 over a Unix socket with mode 0600: whoever may read the data directory may ask, nobody else, and there is no
+//! port to guard (P7). Whoever has no client of ours uses `curl --unix-socket data/admin.sock http://node/v1/status`.
+//!
+//! | path | answer |
+//! |---|---|
+//! | `GET /v1/status` | [`Status`] as JSON |
+//! | `GET /healthz` | 200 while the node's event loop turns |
+//! | `GET /readyz` | 200 when devices can connect and be answered, else 503 and why not |
+//!
+//! This crate decides nothing: it asks a [`StatusSource`] and prints what it says.
+
+mod client;
+mod render;
+mod server;
+mod socket;
+mod status;
+
+pub use client::{FetchError, fetch_status};
+pub use render::render;
+pub use server::{Server, StatusSource};
+pub use socket::BindError;
+pub use status::{
+    BacklogStatus, ListenerStatus, LossStatus, NodeStatus, SessionStatus, Status, StoreStatus, StreamStatus,
+    UplinkState, UplinkStatus,
+};
