@@ -26,7 +26,20 @@
 //! Nothing is done by polling: when something waits for time, a [`Action::WakeAt`] says for which.
 
 mod action;
+mod flow;
+mod forwarder;
+mod jitter;
+mod lane;
+mod ledger;
+mod link;
 mod options;
+mod progress;
+mod trouble;
+
+#[cfg(test)]
+mod tests;
 
 pub use action::{Action, Input, Report};
+pub use forwarder::{Counters, Forwarder};
 pub use options::{Backoff, Options, OptionsError, Order, Pipeline, StreamOptions, Volume};
+pub use progress::Progress;

@@ -33,6 +33,18 @@ pub struct Volume {
     pub bytes: usize,
 }
 
+impl Volume {
+    pub(super) fn add(&mut self, bytes: usize) {
+        self.events += 1;
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    pub(super) fn remove(&mut self, bytes: usize) {
+        self.events = self.events.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+}
+
 /// Exponential backoff: `base`, doubled with every failure, at most `cap`; the actual delay is drawn from the upper half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {

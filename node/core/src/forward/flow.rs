@@ -1,0 +1,622 @@
+//! One stream on its way up: the events between its cursor and the newest one read, in order of position.
+//!
+//! ```text
+//!        cursor │ slots (at most gap_max)                                   │ not read yet
+//!   ────────────┼───────────────┬──────────────┬─────────────┬──────────────┼──────────────▶ position
+//!               │ first: in     │ acked, out   │ in flight   │ queued       │
+//!               │ flight or     │ of order: no │             │              │
+//!               │ backing off   │ payload kept │             │              │
+//!                               base ≤ ...                    fresh ≤ ... ≤ end
+//! ```
+//! Slots are numbered from 0 for the life of the flow; `base` is the number of the first one kept. What goes out next is
+//! the head of `ready` (retried or released events) or else slot `fresh`. The cursor passes the settled slots at the
+//! front, and nothing else.
+
+use super::lane::{Admission, Lanes, Mode};
+use super::trouble::Troubles;
+use super::{Options, StreamOptions, Volume};
+use crate::event::{Position, StoredEvent, Timestamp};
+use crate::ports::store::{Batch, Consumer, Loss, LossReason, Read, StreamId};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// In `ready`, or at or after `fresh`.
+    Queued,
+    /// Sent on this connection, unanswered.
+    InFlight,
+    /// Refused for the moment: in `backoffs`.
+    Backoff,
+    /// In the lane of an earlier event of its key.
+    Held,
+    /// The upstream has it.
+    Acked,
+    /// Given up; counted when the cursor passes it.
+    Lost(LossReason),
+}
+
+#[derive(Debug)]
+struct Slot {
+    position: Position,
+    /// Hash of (source, topic): a collision makes two keys wait for each other and does no other harm.
+    key: u64,
+    bytes: u32,
+    /// Handed to the uplink at least once.
+    sent: bool,
+    state: State,
+    /// `None` once settled.
+    event: Option<Arc<StoredEvent>>,
+}
+
+impl Slot {
+    fn is_settled(&self) -> bool {
+        matches!(self.state, State::Acked | State::Lost(_))
+    }
+}
+
+/// What an answer of the upstream was about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answered {
+    /// Slot `no`, in flight on this connection.
+    InFlight { no: u64, bytes: usize },
+    /// Slot `no`, sent on an earlier connection and waiting to be sent again.
+    Earlier { no: u64 },
+    /// An event in flight that the store has given up meanwhile.
+    GivenUp { bytes: usize },
+    /// Nothing that was asked.
+    Unknown,
+}
+
+/// What the reading side waits for.
+#[derive(Debug, Default)]
+struct Reading {
+    /// Everything up to here was read.
+    through: Position,
+    outstanding: bool,
+    /// Something may be there after `through`.
+    more: bool,
+    /// [`super::Input::Appended`] came while a read was outstanding: its `at_end` is no longer true.
+    dirty: bool,
+    failures: u32,
+    /// Not before this, after a failure.
+    retry_at: Option<Duration>,
+    closed: bool,
+}
+
+/// Bounds of one flow.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) gap_max: usize,
+    pub(super) read_ahead: Volume,
+    pub(super) fetch: Volume,
+}
+
+#[derive(Debug)]
+pub(super) struct Flow {
+    pub(super) consumer: Consumer,
+    /// Guaranteed events of the window.
+    pub(super) share: usize,
+    pub(super) in_flight: Volume,
+    /// When the upstream answered last, when it was first asked after silence, or when the gap filled.
+    pub(super) progress_at: Duration,
+    pub(super) troubles: Troubles,
+    bounds: Bounds,
+    max_age: Option<Duration>,
+    lanes: Lanes,
+    slots: VecDeque<Slot>,
+    base: u64,
+    fresh: u64,
+    ready: VecDeque<u64>,
+    backoffs: BinaryHeap<Reverse<(Duration, u64)>>,
+    /// Where the next answer is expected: right after the last one.
+    hint: u64,
+    /// Neither settled nor in flight.
+    waiting: Volume,
+    /// In flight, and no longer in `slots` because the store has given them up.
+    given_up: VecDeque<(Position, usize)>,
+    cursor: Position,
+    /// Part of a commit that was handed over.
+    committing: Position,
+    /// Durable.
+    committed: Position,
+    reading: Reading,
+}
+
+impl Flow {
+    pub(super) fn new(options: &Options, stream: &StreamOptions, bounds: Bounds, share: usize) -> Self {
+        Self {
+            consumer: Consumer { stream: stream.stream, uplink: options.uplink },
+            share,
+            in_flight: Volume::default(),
+            progress_at: Duration::ZERO,
+            troubles: Troubles::default(),
+            bounds,
+            max_age: stream.max_age,
+            lanes: Lanes::new(Mode::of(options)),
+            slots: VecDeque::new(),
+            base: 0,
+            fresh: 0,
+            ready: VecDeque::new(),
+            backoffs: BinaryHeap::new(),
+            hint: 0,
+            waiting: Volume::default(),
+            given_up: VecDeque::new(),
+            cursor: stream.acked,
+            committing: stream.acked,
+            committed: stream.acked,
+            reading: Reading { through: stream.acked, more: true, ..Reading::default() },
+        }
+    }
+
+    pub(super) fn stream(&self) -> StreamId {
+        self.consumer.stream
+    }
+
+    pub(super) fn cursor(&self) -> Position {
+        self.cursor
+    }
+
+    /// Events and bytes kept in memory beside those in flight.
+    pub(super) fn waiting(&self) -> Volume {
+        self.waiting
+    }
+
+    // --- reading
+
+    /// Something may be there to be read.
+    pub(super) fn appended(&mut self) {
+        self.reading.more = true;
+        self.reading.dirty = self.reading.outstanding;
+    }
+
+    /// How much may be read now without leaving the bounds; `None` if nothing. Half the room must be free first, so that
+    /// reads are large.
+    fn room(&self) -> Option<Volume> {
+        let Bounds { gap_max, read_ahead, fetch } = self.bounds;
+        let gap_room = gap_max.saturating_sub(self.slots.len());
+        if gap_room == 0
+            || self.waiting.events > read_ahead.events / 2
+            || self.waiting.bytes > read_ahead.bytes / 2
+        {
+            return None;
+        }
+        Some(Volume {
+            events: fetch.events.min(read_ahead.events - self.waiting.events).min(gap_room),
+            bytes: fetch.bytes.min(read_ahead.bytes - self.waiting.bytes),
+        })
+    }
+
+    /// The read to be made now, if any.
+    pub(super) fn next_read(&mut self) -> Option<Read> {
+        let reading = &self.reading;
+        if !reading.more || reading.outstanding || reading.closed || reading.retry_at.is_some() {
+            return None;
+        }
+        let room = self.room()?;
+        self.reading.outstanding = true;
+        self.reading.dirty = false;
+        Some(Read {
+            consumer: self.consumer,
+            after: self.reading.through,
+            max_events: room.events,
+            max_bytes: room.bytes,
+        })
+    }
+
+    /// A read was answered: what it found is queued.
+    pub(super) fn fetched(&mut self, batch: Batch, now: Duration) {
+        self.reading.outstanding = false;
+        self.reading.failures = 0;
+        self.reading.more = !batch.at_end || self.reading.dirty;
+        for event in batch.events {
+            self.queue(event);
+        }
+        self.reading.through = self.reading.through.max(batch.through);
+        if self.gap_is_full() {
+            // From now on the event that fills the gap has its time to be answered.
+            self.progress_at = now;
+        }
+    }
+
+    fn queue(&mut self, event: StoredEvent) {
+        if event.position <= self.reading.through {
+            return; // Given up by the store while the read was under way.
+        }
+        self.reading.through = event.position;
+        self.waiting.add(bytes_of(event.stored_bytes));
+        self.slots.push_back(Slot {
+            position: event.position,
+            key: if self.lanes.are_used() { key_of(&event) } else { 0 },
+            bytes: event.stored_bytes,
+            sent: false,
+            state: State::Queued,
+            event: Some(Arc::new(event)),
+        });
+    }
+
+    /// A read failed; `retry_at` is `None` if the store is closed.
+    pub(super) fn fetch_failed(&mut self, retry_at: Option<Duration>) {
+        self.reading.outstanding = false;
+        self.reading.more = true;
+        self.reading.failures = self.reading.failures.saturating_add(1);
+        self.reading.closed = retry_at.is_none();
+        self.reading.retry_at = retry_at;
+    }
+
+    /// How often in a row.
+    pub(super) fn fetch_failures(&self) -> u32 {
+        self.reading.failures
+    }
+
+    // --- sending
+
+    /// Takes the next event to be sent off the queue; `None` if there is nothing that may go out now.
+    pub(super) fn take_next(&mut self, wall: Timestamp) -> Option<u64> {
+        loop {
+            let no = match self.ready.pop_front() {
+                Some(no) => no,
+                None if self.fresh < self.end() => {
+                    self.fresh += 1;
+                    self.fresh - 1
+                }
+                None => return None,
+            };
+            if self.may_go(no, wall) {
+                return Some(no);
+            }
+        }
+    }
+
+    fn may_go(&mut self, no: u64, wall: Timestamp) -> bool {
+        let max_age = self.max_age;
+        let Some(slot) = self.slot_mut(no) else { return false };
+        if slot.state != State::Queued {
+            return false;
+        }
+        if slot.event.as_ref().is_some_and(|event| is_expired(event, wall, max_age)) {
+            self.give_up(no, LossReason::Expired);
+            return false;
+        }
+        let key = slot.key;
+        match self.lanes.admit(key, no) {
+            Admission::Go => true,
+            Admission::Held => {
+                self.set(no, State::Held);
+                false
+            }
+        }
+    }
+
+    /// What was taken does not fit into the window: it is the next again.
+    pub(super) fn untake(&mut self, no: u64) {
+        self.ready.push_front(no);
+    }
+
+    /// Stored bytes of a slot.
+    pub(super) fn bytes(&self, no: u64) -> usize {
+        self.slot(no).map_or(0, |slot| bytes_of(slot.bytes))
+    }
+
+    /// Marks what was taken as in flight. Returns the event, and whether it was sent before.
+    pub(super) fn send(&mut self, no: u64, now: Duration) -> Option<(Arc<StoredEvent>, bool)> {
+        if self.in_flight.events == 0 {
+            self.progress_at = now;
+        }
+        let slot = self.slot_mut(no)?;
+        let event = slot.event.clone()?;
+        let (again, bytes) = (slot.sent, bytes_of(slot.bytes));
+        slot.sent = true;
+        slot.state = State::InFlight;
+        self.waiting.remove(bytes);
+        self.in_flight.add(bytes);
+        Some((event, again))
+    }
+
+    // --- answers
+
+    /// Finds what the upstream answered. An event in flight is in flight no more and must be settled or held back next.
+    pub(super) fn answered(&mut self, position: Position, now: Duration) -> Answered {
+        let Some(no) = self.find(position) else { return self.answered_given_up(position) };
+        self.hint = no + 1;
+        let Some(slot) = self.slot_mut(no) else { return Answered::Unknown };
+        let bytes = bytes_of(slot.bytes);
+        match slot.state {
+            State::InFlight => {
+                slot.state = State::Queued;
+                self.in_flight.remove(bytes);
+                self.waiting.add(bytes);
+                self.progress_at = now;
+                Answered::InFlight { no, bytes }
+            }
+            State::Queued | State::Backoff | State::Held if slot.sent => Answered::Earlier { no },
+            _ => Answered::Unknown,
+        }
+    }
+
+    fn answered_given_up(&mut self, position: Position) -> Answered {
+        match self.given_up.binary_search_by_key(&position, |g| g.0) {
+            Ok(idx) => {
+                let bytes = self.given_up.remove(idx).map_or(0, |g| g.1);
+                self.in_flight.remove(bytes);
+                Answered::GivenUp { bytes }
+            }
+            Err(_) => Answered::Unknown,
+        }
+    }
+
+    fn find(&self, position: Position) -> Option<u64> {
+        let is_here = |no| self.slot(no).is_some_and(|slot| slot.position == position);
+        if is_here(self.hint) {
+            return Some(self.hint);
+        }
+        let idx = self.slots.binary_search_by_key(&position, |slot| slot.position).ok()?;
+        Some(self.base + idx as u64)
+    }
+
+    /// The upstream has it: it needs no memory any more.
+    pub(super) fn acked(&mut self, no: u64) {
+        self.settle(no, State::Acked);
+    }
+
+    /// It will not be sent any more, and is counted when the cursor passes it.
+    pub(super) fn give_up(&mut self, no: u64, reason: LossReason) {
+        self.settle(no, State::Lost(reason));
+    }
+
+    /// Only for slots that are not in flight.
+    fn settle(&mut self, no: u64, state: State) {
+        let Some(slot) = self.slot_mut(no) else { return };
+        let (key, bytes) = (slot.key, bytes_of(slot.bytes));
+        slot.state = state;
+        slot.event = None;
+        self.waiting.remove(bytes);
+        self.troubles.forget(no);
+        self.release(key, no);
+    }
+
+    /// Later events of the key no longer wait for `no`.
+    fn release(&mut self, key: u64, no: u64) {
+        let slots = &mut self.slots;
+        let base = self.base;
+        let ready = &mut self.ready;
+        self.lanes.release(key, no, |next| {
+            let slot = index(base, next).and_then(|idx| slots.get_mut(idx));
+            let Some(slot) = slot.filter(|slot| slot.state == State::Held) else { return false };
+            slot.state = State::Queued;
+            ready.push_back(next);
+            true
+        });
+    }
+
+    /// Not before `until` is it tried again; later events of its key wait with it where order is strict.
+    pub(super) fn hold_back(&mut self, no: u64, until: Duration) {
+        let Some(key) = self.slot(no).map(|slot| slot.key) else { return };
+        let held = self.lanes.hold_back(key, no);
+        if let Some(later) = held {
+            self.set(later, State::Held);
+        }
+        if self.slot(no).is_some_and(|slot| slot.state != State::Held) {
+            self.set(no, State::Backoff);
+            self.troubles.wait(no, until);
+            self.backoffs.push(Reverse((until, no)));
+        }
+    }
+
+    /// Queues what has waited long enough.
+    pub(super) fn wake(&mut self, now: Duration) {
+        self.reading.retry_at = self.reading.retry_at.filter(|at| *at > now);
+        while let Some(&Reverse((until, no))) = self.backoffs.peek() {
+            if until > now {
+                return;
+            }
+            self.backoffs.pop();
+            let waits = self.slot(no).is_some_and(|slot| slot.state == State::Backoff);
+            if waits && self.troubles.waits_until(no) == Some(until) {
+                self.set(no, State::Queued);
+                self.ready.push_back(no);
+                self.resume_lane(no);
+            }
+        }
+    }
+
+    /// In a pipelined lane the followers go out right behind the event that they waited for.
+    fn resume_lane(&mut self, no: u64) {
+        if let Some(key) = self.slot(no).map(|slot| slot.key)
+            && self.lanes.follow_at_once()
+        {
+            self.release(key, no);
+        }
+    }
+
+    /// The next moment at which [`Flow::wake`] has something to do.
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        let backoff = self.backoffs.peek().map(|Reverse((until, _))| *until);
+        [backoff, self.reading.retry_at].into_iter().flatten().min()
+    }
+
+    /// The connection is gone: everything unanswered is queued again, in order (P2, P4).
+    pub(super) fn restart(&mut self) {
+        for slot in &mut self.slots {
+            if !slot.is_settled() {
+                if slot.state == State::InFlight {
+                    self.waiting.add(bytes_of(slot.bytes));
+                }
+                slot.state = State::Queued;
+            }
+        }
+        self.in_flight = Volume::default();
+        self.given_up.clear();
+        self.ready.clear();
+        self.backoffs.clear();
+        self.lanes.clear();
+        self.fresh = self.base;
+        self.hint = self.base;
+    }
+
+    /// The first slot that is in flight.
+    pub(super) fn first_in_flight(&self) -> Option<u64> {
+        let idx = self.slots.iter().position(|slot| slot.state == State::InFlight)?;
+        Some(self.base + idx as u64)
+    }
+
+    /// The connection ends: those in flight that may be why. If it acknowledged nothing, that is the first one; it is
+    /// any earlier suspect in any case.
+    pub(super) fn accuse_flying(&mut self, barren: bool, acks: u64) {
+        let first = if barren { self.first_in_flight() } else { None };
+        let flying = |no: &u64| self.slot(*no).is_some_and(|slot| slot.state == State::InFlight);
+        let suspects = self.troubles.suspects().into_iter().map(|(no, _)| no).filter(flying);
+        let accused: Vec<u64> = suspects.filter(|no| Some(*no) != first).chain(first).collect();
+        for no in accused {
+            self.accuse(no, acks);
+        }
+    }
+
+    /// The connection ends because of `no`, or may have.
+    pub(super) fn accuse(&mut self, no: u64, acks: u64) {
+        let alone = self.is_last_open();
+        self.troubles.died(no, acks, alone);
+    }
+
+    /// The upstream refused `no` for the moment; it is not in flight. Returns its earlier refusals in a row.
+    pub(super) fn refused(&mut self, no: u64, acks: u64, alone: bool) -> u32 {
+        let alone = alone || self.is_last_open();
+        self.troubles.refused(no, acks, alone)
+    }
+
+    /// True if one event alone fills the gap: everything that may be sent after it was taken by the upstream.
+    fn is_last_open(&self) -> bool {
+        self.gap_is_full() && self.in_flight.events + self.waiting.events == 1
+    }
+
+    // --- the cursor
+
+    /// Moves the cursor over everything settled at the front. Returns how many were acknowledged; hands each loss to
+    /// `lose`.
+    pub(super) fn advance(&mut self, mut lose: impl FnMut(Loss)) -> u32 {
+        let mut acked = 0;
+        while let Some(slot) = self.slots.front().filter(|slot| slot.is_settled()) {
+            self.cursor = slot.position;
+            match slot.state {
+                State::Lost(reason) => lose(Loss {
+                    consumer: Some(self.consumer),
+                    reason,
+                    events: 1,
+                    bytes: u64::from(slot.bytes),
+                    range: (slot.position, slot.position),
+                }),
+                _ => acked += 1,
+            }
+            self.slots.pop_front();
+            self.base += 1;
+        }
+        self.fresh = self.fresh.max(self.base);
+        acked
+    }
+
+    /// The store has given up, and counted, everything up to `acked`. False if that is no news.
+    pub(super) fn retained_from(&mut self, acked: Position) -> bool {
+        if acked <= self.committed {
+            return false;
+        }
+        self.committed = acked;
+        self.committing = self.committing.max(acked);
+        while self.slots.front().is_some_and(|slot| slot.position <= acked) {
+            self.drop_front();
+        }
+        self.fresh = self.fresh.max(self.base);
+        self.cursor = self.cursor.max(acked);
+        self.reading.through = self.reading.through.max(acked);
+        true
+    }
+
+    fn drop_front(&mut self) {
+        let no = self.base;
+        let Some(slot) = self.slots.front() else { return };
+        let (position, bytes, state) = (slot.position, bytes_of(slot.bytes), slot.state);
+        if state == State::InFlight {
+            // Still unanswered, so it still takes its place in the upstream's window.
+            self.given_up.push_back((position, bytes));
+            self.waiting.add(bytes);
+        }
+        if !matches!(state, State::Acked | State::Lost(_)) {
+            self.settle(no, State::Acked);
+        }
+        self.slots.pop_front();
+        self.base += 1;
+    }
+
+    /// The cursor that is to become durable, if it moved; it then counts as handed over.
+    pub(super) fn begin_commit(&mut self) -> Option<Position> {
+        let moved = self.cursor > self.committing;
+        self.committing = self.cursor;
+        moved.then_some(self.cursor)
+    }
+
+    pub(super) fn committed(&mut self) {
+        self.committed = self.committed.max(self.committing);
+    }
+
+    pub(super) fn commit_failed(&mut self) {
+        self.committing = self.committed;
+    }
+
+    // --- the gap
+
+    /// True if as many events lie behind the cursor as may.
+    pub(super) fn gap_is_full(&self) -> bool {
+        self.slots.len() >= self.bounds.gap_max
+    }
+
+    /// The slot that blocks this flow: it backs off, nothing is in flight, nothing may be sent, nothing may be read.
+    pub(super) fn stuck(&self) -> Option<u64> {
+        let idle = self.in_flight.events == 0 && self.ready.is_empty() && self.fresh == self.end();
+        let first = self.slots.front()?;
+        (idle && first.state == State::Backoff && self.room().is_none()).then_some(self.base)
+    }
+
+    fn end(&self) -> u64 {
+        self.base + self.slots.len() as u64
+    }
+
+    fn slot(&self, no: u64) -> Option<&Slot> {
+        self.slots.get(index(self.base, no)?)
+    }
+
+    fn slot_mut(&mut self, no: u64) -> Option<&mut Slot> {
+        self.slots.get_mut(index(self.base, no)?)
+    }
+
+    fn set(&mut self, no: u64, state: State) {
+        if let Some(slot) = self.slot_mut(no) {
+            slot.state = state;
+        }
+    }
+}
+
+fn index(base: u64, no: u64) -> Option<usize> {
+    usize::try_from(no.checked_sub(base)?).ok()
+}
+
+fn bytes_of(stored: u32) -> usize {
+    usize::try_from(stored).unwrap_or(usize::MAX)
+}
+
+fn key_of(event: &StoredEvent) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let (source, topic): (&str, &str) = (&event.event.source, &event.event.topic);
+    (source, topic).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Past its own deadline or older than its stream keeps; never by a clock that has not been set.
+fn is_expired(stored: &StoredEvent, wall: Timestamp, max_age: Option<Duration>) -> bool {
+    let event = &stored.event;
+    let by_deadline = event.expires.is_some_and(|at| at <= wall);
+    let by_age =
+        event.received.is_plausible() && max_age.is_some_and(|age| event.received.after(age) <= wall);
+    wall.is_plausible() && (by_deadline || by_age)
+}
