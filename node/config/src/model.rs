@@ -260,6 +260,12 @@ pub struct Uplink {
     pub topic: String,
     /// Filters that are subscribed upstream; what comes is published to local devices.
     pub subscribe: Vec<TopicFilter>,
+    /// Taken from the front of the topic of what comes down, if it is there.
+    pub subscribe_strip: String,
+    /// Then put in front of it.
+    pub subscribe_prefix: String,
+    /// How long the upstream keeps what comes down while we are away.
+    pub session_expiry: Duration,
     /// Unanswered events at a time.
     pub window_events: u32,
     /// Their bytes together.
@@ -314,6 +320,8 @@ pub struct UplinkTls {
     pub ca: Option<PathBuf>,
     /// Client certificate chain and private key, PEM.
     pub identity: Option<ListenerTls>,
+    /// Name that the upstream's certificate must have; the address's host without it.
+    pub server_name: Option<String>,
 }
 
 /// What an uplink shows its upstream.

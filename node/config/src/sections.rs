@@ -54,6 +54,8 @@ pub(crate) struct RawUplink {
     pub(crate) order: Order,
     pub(crate) topic: String,
     pub(crate) subscribe: Vec<TopicFilter>,
+    pub(crate) subscribe_strip: String,
+    pub(crate) subscribe_prefix: String,
     pub(crate) window_events: u32,
     pub(crate) window_bytes: ByteSize,
     pub(crate) timing: Timing,
@@ -66,6 +68,7 @@ pub(crate) struct Timing {
     pub(crate) keep_alive: Duration,
     pub(crate) retry_min: Duration,
     pub(crate) retry_max: Duration,
+    pub(crate) session_expiry: Duration,
 }
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -219,13 +222,15 @@ fn uplink(s: &mut Section<'_, '_>) -> RawUplink {
         name: s.required("name"),
         kind: s.value("kind", UplinkKind::Mqtt),
         addresses: addresses(s),
-        tls: s.optional_table("tls", |s| UplinkTls { ca: s.optional("ca"), identity: identity(s, false) }),
+        tls: s.optional_table("tls", uplink_tls),
         credentials: credentials(s),
         client_id: s.optional("client_id"),
         mode: s.value("mode", Mode::Binary),
         order: s.value("order", Order::Strict),
         topic: topic_template(s),
         subscribe: s.value("subscribe", Vec::new()),
+        subscribe_strip: s.value("subscribe_strip", String::new()),
+        subscribe_prefix: topic_prefix(s),
         window_events: s.bounded("window_events", 1_024, 1..=65_535),
         window_bytes: s.bounded(
             "window_bytes",
@@ -251,6 +256,7 @@ fn timing(s: &mut Section<'_, '_>) -> Timing {
         keep_alive: s.bounded("keep_alive", 30 * SECOND, SECOND..=Duration::from_secs(65_535)),
         retry_min: s.bounded("retry_min", Duration::from_millis(250), Duration::from_millis(10)..=HOUR),
         retry_max: s.bounded("retry_max", 30 * SECOND, Duration::from_millis(10)..=HOUR),
+        session_expiry: s.bounded("session_expiry", DAY, Duration::ZERO..=3_650 * DAY),
     };
     if timing.retry_max < timing.retry_min {
         s.problem("retry_max", "must not be shorter than retry_min");
@@ -258,15 +264,28 @@ fn timing(s: &mut Section<'_, '_>) -> Timing {
     timing
 }
 
+fn uplink_tls(s: &mut Section<'_, '_>) -> UplinkTls {
+    UplinkTls { ca: s.optional("ca"), identity: identity(s, false), server_name: s.optional("server_name") }
+}
+
 fn topic_template(s: &mut Section<'_, '_>) -> String {
     let template = s.value("topic", "{topic}".to_owned());
-    if template.is_empty() || template.contains(['+', '#', '\0']) {
+    let literal = template.replace("{topic}", "t").replace("{node}", "n");
+    if literal.is_empty() || literal.contains(['+', '#', '\0', '{', '}']) {
         s.problem(
             "topic",
-            "must be a topic name without + and #, in which {topic} and {node} stand for what they say",
+            "must be a topic name without + and #; {topic} and {node} stand for the device's topic and the node's name",
         );
     }
     template
+}
+
+fn topic_prefix(s: &mut Section<'_, '_>) -> String {
+    let prefix = s.value("subscribe_prefix", String::new());
+    if prefix.contains(['+', '#', '\0']) {
+        s.problem("subscribe_prefix", "must not contain + or #, it becomes part of a topic name");
+    }
+    prefix
 }
 
 fn credentials(s: &mut Section<'_, '_>) -> Option<Credentials> {
