@@ -129,12 +129,25 @@ pub struct Listener {
     pub max_connections: u32,
     /// Largest payload of one PUBLISH.
     pub max_payload: ByteSize,
-    /// Longest keep-alive: MQTT 5 clients that ask for more, or for none, are told this one [MQTT-3.2.2-21].
-    pub keep_alive_max: Duration,
+    /// Longest keep-alive: MQTT 5 clients that ask for more, or for none, are told this one [MQTT-3.2.2-21]. `None` lets
+    /// the client choose, none included.
+    pub keep_alive_max: Option<Duration>,
     /// How long a new connection may take until its CONNECT is there.
     pub connect_timeout: Duration,
     /// What a publisher gets while its stream is full.
     pub when_full: ListenerWhenFull,
+    /// QoS 1 and 2 messages that a client may have unanswered here (Receive Maximum of the node).
+    pub receive_maximum: u32,
+    /// QoS 1 and 2 messages that the node may have unanswered at a client.
+    pub send_window: u32,
+    /// Topic aliases that a client may set.
+    pub topic_alias_max: u32,
+    /// Subscriptions of one client.
+    pub subscriptions_max: u32,
+    /// Messages waiting in memory for one connection.
+    pub queue_events: u32,
+    /// Their bytes.
+    pub queue_bytes: ByteSize,
 }
 
 words! {

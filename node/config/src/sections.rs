@@ -139,10 +139,29 @@ fn listener(s: &mut Section<'_, '_>) -> Listener {
             ByteSize::from_kib(256),
             ByteSize::from_bytes(1)..=ByteSize::from_mib(16),
         ),
-        keep_alive_max: s.bounded("keep_alive_max", HOUR, SECOND..=Duration::from_secs(65_535)),
+        keep_alive_max: keep_alive_max(s),
         connect_timeout: s.bounded("connect_timeout", 10 * SECOND, SECOND..=HOUR),
         when_full: s.value("when_full", ListenerWhenFull::Withhold),
+        receive_maximum: s.bounded("receive_maximum", 1_024, 1..=65_535),
+        send_window: s.bounded("send_window", 100, 1..=65_535),
+        topic_alias_max: s.bounded("topic_alias_max", 16, 0..=65_535),
+        subscriptions_max: s.bounded("subscriptions_max", 1_000, 1..=1_000_000),
+        queue_events: s.bounded("queue_events", 1_000, 1..=1_000_000),
+        queue_bytes: s.bounded(
+            "queue_bytes",
+            ByteSize::from_mib(1),
+            ByteSize::from_kib(1)..=ByteSize::from_gib(1),
+        ),
     }
+}
+
+fn keep_alive_max(s: &mut Section<'_, '_>) -> Option<Duration> {
+    let longest = s.optional::<Duration>("keep_alive_max");
+    // MQTT 5.0 section 3.2.2.3.14: two bytes of seconds.
+    if longest.is_some_and(|time| !(1..=65_535).contains(&time.as_secs())) {
+        s.problem("keep_alive_max", "must be between \"1 s\" and \"65535 s\"");
+    }
+    longest
 }
 
 fn auth(s: &mut Section<'_, '_>) -> Auth {
