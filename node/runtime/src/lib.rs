@@ -1,1 +1,3 @@
 //! The tokio tasks that drive the rules of EventMesh Edge over its ports.
+
+pub mod forward;

@@ -176,7 +176,8 @@ impl Forwarder {
                 self.ledger.failed(now, class, &mut self.jitter);
             }
             Input::RetentionMoved { stream, acked } => self.retention_moved(now, stream, acked),
-            Input::Timer => {}
+            // Woken too early: whoever keeps the clock forgot the wish, so it is made again.
+            Input::Timer => self.wake = self.wake.filter(|at| *at <= now),
             Input::Drain { limit } => self.drain(now, limit),
         }
     }
