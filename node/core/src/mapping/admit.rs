@@ -79,8 +79,8 @@ fn claims(via: Via, properties: Option<&Properties>, payload: &Bytes) -> Claims 
             time: native::user(p, "time").and_then(|t| parse_rfc3339(t)),
         },
         Some(Native::Structured(event)) => Claims {
-            source: event.get("source").map(|s| share(payload, s)),
-            id: event.get("id").map(|s| share(payload, s)),
+            source: event.get("source").cloned().map(|s| share(payload, s)),
+            id: event.get("id").cloned().map(|s| share(payload, s)),
             time: event.get("time").and_then(|t| parse_rfc3339(t)),
         },
         None => properties.map(|p| plain_claims(p, payload)).unwrap_or_default(),
@@ -104,11 +104,11 @@ fn plain_claims(properties: &Properties, payload: &[u8]) -> Claims {
 }
 
 /// Text found in the payload, without copying it if it stands there as it is.
-fn share(payload: &Bytes, text: &Cow<'_, str>) -> Text {
+fn share(payload: &Bytes, text: Cow<'_, str>) -> Text {
     match text {
         Cow::Borrowed(t) if !t.is_empty() => {
             Text::try_from(payload.slice_ref(t.as_bytes())).expect("it was a str a moment ago")
         }
-        text => Text::from(text.as_ref().to_owned()),
+        text => Text::from(text.into_owned()),
     }
 }
