@@ -161,6 +161,12 @@ pub trait Authenticator: Send + Sync {
     /// # Errors
     /// [`Denied`] with the reason for the log; the client learns only that it was refused.
     fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Principal, Denied>;
+
+    /// The answer, if it is known without work: whoever was let in a moment ago with the same credentials. Must not
+    /// block; `None` says nothing about the credentials. A returning client does not queue behind a flood of logins.
+    fn recall(&self, _credentials: &Credentials<'_>) -> Option<Principal> {
+        None
+    }
 }
 
 /// What a client showed.
