@@ -1,3 +1,5 @@
 //! The tokio tasks that drive the rules of EventMesh Edge over its ports.
 
+pub mod clock;
 pub mod forward;
+pub mod hub;

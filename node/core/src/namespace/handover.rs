@@ -273,7 +273,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(2_000))]
+        #![proptest_config(ProptestConfig::with_cases(600))]
         #[test]
         fn everything_arrives_once_and_in_order_on_each_connection(ops in prop::collection::vec(op(), 0..80)) {
             let mut world = World::new();

@@ -10,6 +10,7 @@
 
 use crate::Text;
 use crate::event::Via;
+use crate::mapping::default_kind;
 use crate::ports::store::StreamId;
 use crate::topic::TopicFilter;
 
@@ -120,7 +121,7 @@ impl Router {
     #[must_use]
     pub fn kind_for(&self, topic: &str, via: Via) -> Text {
         let named = self.find(topic).and_then(|(_, route)| route.kind.clone());
-        named.unwrap_or_else(|| default_kind(via))
+        named.unwrap_or_else(|| Text::from_static(default_kind(via)))
     }
 
     /// All routes, in order of precedence.
@@ -156,17 +157,6 @@ impl Matcher {
             Shape::General => self.filter.matches(topic),
         }
     }
-}
-
-/// CloudEvents `type` of an event that no route gives one.
-#[must_use]
-pub fn default_kind(via: Via) -> Text {
-    Text::from_static(match via {
-        Via::Mqtt3 | Via::Mqtt5 => "io.eventmesh.edge.mqtt.publish",
-        Via::Coap => "io.eventmesh.edge.coap.publish",
-        Via::Uplink => "io.eventmesh.edge.uplink.publish",
-        Via::Node => "io.eventmesh.edge.node.event",
-    })
 }
 
 #[cfg(test)]
@@ -230,7 +220,7 @@ mod tests {
         assert_eq!(router.kind_for("plant/7/temp", Via::Mqtt5), "com.example.temperature.v1");
         assert_eq!(router.kind_for("plant/7/humidity", Via::Mqtt5), "io.eventmesh.edge.mqtt.publish");
         assert_eq!(router.kind_for("elsewhere", Via::Mqtt3), "io.eventmesh.edge.mqtt.publish");
-        assert_ne!(default_kind(Via::Coap), default_kind(Via::Mqtt3));
+        assert_eq!(router.kind_for("elsewhere", Via::Coap), default_kind(Via::Coap));
     }
 
     #[test]

@@ -1,0 +1,232 @@
+//! From a submission to one commit: routes, mailboxes, retained values, the ingress's own state.
+
+use super::state::State;
+use super::subscribers::Subscribers;
+use eventmesh_edge_core::event::{Event, Position, Qos, Via};
+use eventmesh_edge_core::namespace::{Match, Retain};
+use eventmesh_edge_core::ports::Completion;
+use eventmesh_edge_core::ports::hub::{Accepted, MailboxOptions, Publication, Submission, SubscriberId};
+use eventmesh_edge_core::ports::store::{
+    Commit, CommitError, Committed, Loss, MailboxEntry, NewEvent, StateChange, StateValue, StreamId, Table,
+};
+use eventmesh_edge_core::route::Router;
+
+use super::parking::{Key, Trial};
+use bytes::Bytes;
+use std::io;
+use std::sync::Arc;
+
+/// A submission on its way, as the ingress gave it.
+pub(super) struct Work {
+    /// Order of submission.
+    pub(super) seq: u64,
+    pub(super) submission: Submission,
+    pub(super) done: Completion<Result<Accepted, CommitError>>,
+}
+
+/// A submission that has been planned, and waits for its commit or only for its turn.
+pub(super) struct Flight {
+    pub(super) work: Work,
+    /// One per publication.
+    pub(super) planned: Vec<Planned>,
+    /// Counted as outstanding at the store.
+    pub(super) at_store: bool,
+    /// [`super::inbox::Inbox::rooms`] when it went to the store.
+    pub(super) rooms: u64,
+    /// It was parked before.
+    pub(super) trial: Option<Trial>,
+    /// It commits these losses.
+    pub(super) loss: Option<Loss>,
+}
+
+/// What was decided about one publication.
+#[derive(Default)]
+pub(super) struct Planned {
+    /// Its index in the commit, if it is in it.
+    pub(super) event: Option<usize>,
+    /// A stream takes it.
+    pub(super) routed: bool,
+    /// Who gets it here.
+    pub(super) matches: Vec<Match<SubscriberId>>,
+    /// Who subscribed while it was being committed, and is in no mailbox for it.
+    pub(super) late: Vec<Match<SubscriberId>>,
+    pub(super) retain: Option<Retain>,
+}
+
+/// Beside payload and topic, for the limit of what may be parked.
+const EVENT_OVERHEAD_BYTES: usize = 256;
+
+impl Work {
+    /// Whose order has to be kept. A submission comes from one connection.
+    pub(super) fn publisher(&self) -> Option<SubscriberId> {
+        self.submission.publications.first().and_then(|publication| publication.publisher)
+    }
+
+    /// What it takes in memory.
+    pub(super) fn bytes(&self) -> usize {
+        let events =
+            self.submission.publications.iter().map(|Publication { event, .. }| {
+                event.payload.len() + event.topic.len() + EVENT_OVERHEAD_BYTES
+            });
+        events.sum::<usize>() + EVENT_OVERHEAD_BYTES
+    }
+
+    /// The keys that the ingress writes. Mailbox changes are not among them: they name entries that exist already.
+    pub(super) fn keys(&self) -> Vec<Key> {
+        let keys = self.submission.state.iter().filter_map(|change| match change {
+            StateChange::Put { table, key, .. } | StateChange::Delete { table, key } => {
+                Some((*table, key.clone()))
+            }
+            StateChange::MailboxRemove { .. }
+            | StateChange::MailboxUpdate { .. }
+            | StateChange::MailboxClear { .. } => None,
+        });
+        keys.collect()
+    }
+
+    /// The streams that take its publications.
+    pub(super) fn streams(&self, router: &Router) -> impl Iterator<Item = StreamId> {
+        self.submission.publications.iter().filter_map(|publication| stream_of(router, &publication.event))
+    }
+}
+
+impl Flight {
+    /// One whose outcome is known without the store.
+    pub(super) fn direct(work: Work, planned: Vec<Planned>) -> Box<Flight> {
+        Box::new(Flight { work, planned, at_store: false, rooms: 0, trial: None, loss: None })
+    }
+}
+
+impl Planned {
+    /// Its position, if it was stored.
+    pub(super) fn position(&self, committed: &Committed) -> Option<Position> {
+        committed.positions.get(self.event?).copied()
+    }
+
+    /// How many take it; a stream counts as one.
+    pub(super) fn matched(&self) -> u32 {
+        u32::try_from(self.matches.len() + usize::from(self.routed)).unwrap_or(u32::MAX)
+    }
+}
+
+/// The stream of an event. What came down from an uplink is not routed: it must not go back up, and which uplink it
+/// came from is not part of a stored event.
+fn stream_of(router: &Router, event: &Event) -> Option<StreamId> {
+    if event.via == Via::Uplink {
+        return None;
+    }
+    router.route(&event.topic).map(|routed| routed.stream)
+}
+
+impl State {
+    /// Plans a submission. The commit is empty if nothing of it has to be durable.
+    pub(super) fn plan(&mut self, work: &Work) -> Result<(Commit, Vec<Planned>), CommitError> {
+        let Submission { publications, state, .. } = &work.submission;
+        let named = named_events(state, publications.len())?;
+        let mut commit = Commit { state: Vec::with_capacity(state.len()), ..Commit::default() };
+        let mut planned = Vec::with_capacity(publications.len());
+        for (index, publication) in publications.iter().enumerate() {
+            let named = named.get(index).copied().unwrap_or(false);
+            planned.push(self.plan_publication(publication, named, &mut commit));
+        }
+        let retained = std::mem::take(&mut commit.state);
+        commit.state.extend(state.iter().map(|change| renumber(change, &planned)));
+        commit.state.extend(retained);
+        Ok((commit, planned))
+    }
+
+    fn plan_publication(&mut self, publication: &Publication, named: bool, commit: &mut Commit) -> Planned {
+        let Publication { event, publisher } = publication;
+        let stream = stream_of(&self.router, event);
+        let subscribers = &self.subscribers;
+        let ready = |id| subscribers.get(id).is_some_and(super::subscribers::Subscriber::is_ready);
+        let mut matches = Vec::new();
+        self.index.matches(&event.topic, *publisher, ready, &mut matches);
+        let mailboxes = mailboxes(subscribers, event, &matches);
+        let retain = event.retain.then(|| self.retained.admit(event));
+        let durable = stream.is_some() || !mailboxes.is_empty() || named || retain == Some(Retain::Put);
+        let index = durable.then(|| {
+            commit.events.push(NewEvent { stream, event: event.clone(), mailboxes });
+            commit.events.len() - 1
+        });
+        commit.state.extend(retain.map(|retain| retained_change(event, retain, index)));
+        Planned { event: index, routed: stream.is_some(), matches, late: Vec::new(), retain }
+    }
+}
+
+/// What the hub delivers with: the lower of published and granted QoS [MQTT-3.8.4-8].
+pub(super) fn qos_for(event: &Event, granted: Qos) -> Qos {
+    event.qos.min(granted)
+}
+
+/// RETAIN is 0 on what goes to an existing subscription, unless that asked to have it kept [MQTT-3.3.1-12],
+/// [MQTT-3.3.1-13].
+pub(super) fn retain_for(event: &Event, subscription: &Match<SubscriberId>) -> bool {
+    event.retain && subscription.retain_as_published
+}
+
+fn mailboxes(subscribers: &Subscribers, event: &Event, matches: &[Match<SubscriberId>]) -> Vec<MailboxEntry> {
+    if event.qos == Qos::AtMostOnce {
+        return Vec::new();
+    }
+    let entry = |m: &Match<SubscriberId>| {
+        let session = subscribers.get(m.subscriber)?.session?;
+        let qos = qos_for(event, m.granted);
+        let options = || MailboxOptions {
+            qos,
+            retain: retain_for(event, m),
+            identifiers: m.identifiers.clone(),
+            rest: Bytes::new(),
+        };
+        (qos > Qos::AtMostOnce).then(|| MailboxEntry { session, options: options().encode() })
+    };
+    matches.iter().filter_map(entry).collect()
+}
+
+fn retained_change(event: &Event, retain: Retain, index: Option<usize>) -> StateChange {
+    // Copied: the key stays in the store's memory for a while, the buffer it came in should not.
+    let key = Bytes::copy_from_slice(event.topic.as_bytes());
+    match (retain, index) {
+        (Retain::Put, Some(event)) => {
+            StateChange::Put { table: Table::Retained, key, value: StateValue::Record { event } }
+        }
+        (Retain::Put | Retain::Delete, _) => StateChange::Delete { table: Table::Retained, key },
+    }
+}
+
+/// Which publications the ingress's state refers to: they are in the commit whatever else they need.
+fn named_events(state: &[StateChange], publications: usize) -> Result<Vec<bool>, CommitError> {
+    let mut named = Vec::new();
+    for event in state.iter().filter_map(named_event) {
+        if event >= publications {
+            let why = format!("state refers to publication {event} of {publications}");
+            return Err(CommitError::Io(Arc::new(io::Error::new(io::ErrorKind::InvalidInput, why))));
+        }
+        named.resize(publications, false);
+        if let Some(flag) = named.get_mut(event) {
+            *flag = true;
+        }
+    }
+    Ok(named)
+}
+
+fn named_event(change: &StateChange) -> Option<usize> {
+    match change {
+        StateChange::Put {
+            value: StateValue::Position { event, .. } | StateValue::Record { event }, ..
+        } => Some(*event),
+        _ => None,
+    }
+}
+
+/// The same change with the event's index in the commit instead of in the submission.
+fn renumber(change: &StateChange, planned: &[Planned]) -> StateChange {
+    let mut change = change.clone();
+    if let StateChange::Put { value, .. } = &mut change
+        && let StateValue::Position { event, .. } | StateValue::Record { event } = value
+        && let Some(index) = planned.get(*event).and_then(|planned| planned.event)
+    {
+        *event = index;
+    }
+    change
+}
