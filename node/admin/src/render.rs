@@ -30,7 +30,7 @@ fn head(status: &Status) -> String {
     format!(
         "{}  eventmesh-edge {}, pid {}, up {}\nstore  {}: {} of {}, log {} epoch {}, {} segments, {} generations\n       \
          {} events in {} commits, {} syncs ({per_sync:.1} events each), {} written\nclients  {} connected, {} persistent \
-         sessions\n",
+         sessions with {} messages waiting, {} subscriptions, {} retained\n",
         node.name,
         node.version,
         node.pid,
@@ -48,6 +48,9 @@ fn head(status: &Status) -> String {
         bytes(store.bytes_written),
         count(status.sessions.connected),
         count(status.sessions.persistent),
+        count(status.sessions.mailbox_events),
+        count(status.sessions.subscriptions),
+        count(status.sessions.retained),
     )
 }
 

@@ -186,6 +186,16 @@ pub struct SessionStatus {
     pub connected: u64,
     /// Persistent sessions, connected or not.
     pub persistent: u64,
+    /// Subscriptions of all of them.
+    pub subscriptions: u64,
+    /// Messages waiting in the mailboxes of persistent sessions.
+    pub mailbox_events: u64,
+    /// Their stored bytes.
+    pub mailbox_bytes: u64,
+    /// Retained messages.
+    pub retained: u64,
+    /// Publications whose answer waits for room in a stream.
+    pub waiting_for_room: u64,
 }
 
 /// One line of the loss ledger.
