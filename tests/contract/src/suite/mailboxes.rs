@@ -127,6 +127,7 @@ pub fn a_mailbox_is_read_in_pages<F: Factory>(make: impl Fn() -> F) {
         let page = mailbox(&*store, A, after, 10);
         let Some(last) = page.last() else { break };
         assert!(page.len() <= 10);
+        assert!(last.event.position > after, "no progress");
         after = last.event.position;
         seen.extend(at(&page));
     }

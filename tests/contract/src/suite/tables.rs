@@ -85,6 +85,7 @@ pub fn a_scan_goes_by_prefix_in_pages<F: Factory>(make: impl Fn() -> F) {
             let page = store.scan(table, &prefix, after.as_deref(), 7).unwrap();
             let Some((last, _)) = page.last() else { break };
             assert!(page.len() <= 7 && page.iter().all(|(k, _)| k.starts_with(&prefix)));
+            assert!(after.as_ref().is_none_or(|a| last > a), "no progress");
             after = Some(last.clone());
             seen.extend(page.iter().map(|(_, v)| v[0]));
         }
