@@ -222,7 +222,7 @@ mod tests {
         for seq in 0..10 {
             parking.park(A, full(A), parked(seq)).unwrap();
         }
-        assert_eq!(numbers(&start(&mut parking)), []);
+        assert!(start(&mut parking).is_empty());
         parking.room();
         let first = start(&mut parking);
         assert_eq!(numbers(&first), [0]);
@@ -244,7 +244,7 @@ mod tests {
         let trials = start(&mut parking);
         parking.tried(&trials[0].1, true);
         parking.park(A, full(A), parked(0)).unwrap();
-        assert_eq!(numbers(&start(&mut parking)), []);
+        assert!(start(&mut parking).is_empty());
         parking.room();
         assert_eq!(numbers(&start(&mut parking)), [0]);
     }

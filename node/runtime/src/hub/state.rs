@@ -69,6 +69,12 @@ impl State {
         self.at_store == 0
     }
 
+    /// Publishers that have something at the store or parked.
+    #[cfg(test)]
+    pub(super) fn outstanding(&self) -> usize {
+        self.outstanding.len()
+    }
+
     pub(super) fn has_parked(&self) -> bool {
         !self.parking.is_idle()
     }

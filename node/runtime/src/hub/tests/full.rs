@@ -1,0 +1,188 @@
+//! A stream that refuses: who waits, who does not, and in which order it goes on.
+
+use super::*;
+use eventmesh_edge_contract::suite::support::{ack, consumer, read_all, texts};
+use eventmesh_edge_core::ports::store::{CursorChange, StateValue};
+
+/// Fills the telemetry stream with messages of 600 bytes, until one has to wait; returns that one's name.
+async fn fill(bench: &mut Bench) -> String {
+    for n in 0..99 {
+        let name = format!("fill {n}");
+        bench.submit(&name, from(None, [event("t/fill", &format!("{name} {}", "x".repeat(600)))]));
+        bench.store.complete_next(1);
+        bench.turn().await;
+        if bench.hub.stats().parked > 0 {
+            return name;
+        }
+    }
+    panic!("the stream takes everything");
+}
+
+/// The uplink acknowledges everything.
+fn drain(bench: &Bench) {
+    let all = read_all(&*bench.store, consumer(0, 0), Position::ZERO);
+    let last = all.last().unwrap().position;
+    ack(&*bench.store, consumer(0, 0), last);
+}
+
+/// The uplink's acknowledgement is on its way to the store.
+fn acknowledge(bench: &Bench, acked: Position) {
+    let cursors = vec![CursorChange { consumer: consumer(0, 0), acked }];
+    bench.store.submit(Commit { cursors, ..Commit::default() }, Box::new(drop));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_submission_waits_for_room_and_is_answered_when_it_returns() {
+    let mut bench = Bench::new();
+    let name = fill(&mut bench).await;
+    assert!(!bench.answered().contains(&name), "the answer is withheld");
+    let stats = bench.hub.stats();
+    assert_eq!(stats.parked, 1);
+    assert!(stats.parked_bytes > 600, "{stats:?}");
+    drain(&bench);
+    bench.turn().await;
+    assert!(bench.answer(&name).is_ok());
+    assert_eq!((bench.hub.stats().parked, bench.hub.stats().parked_bytes), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_wants_to_be_refused_is_refused_at_once() {
+    let mut bench = Bench::new();
+    fill(&mut bench).await;
+    let mut submission = from(None, [event("t/1", "x")]);
+    submission.refuse_when_full = true;
+    bench.submit("refused", submission.clone());
+    bench.turn().await;
+    assert!(matches!(bench.answer("refused"), Err(CommitError::Full { stream: TELEMETRY, .. })));
+    // The first to find the stream full, as well.
+    let mut bench = Bench::new();
+    submission.publications = vec![Publication { event: event("t/1", &"x".repeat(3000)), publisher: None }];
+    bench.submit("refused", submission);
+    bench.turn().await;
+    assert!(matches!(bench.answer("refused"), Err(CommitError::Full { .. })));
+    assert_eq!(bench.hub.stats().parked, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_streams_and_local_messages_are_not_held_up() {
+    let mut bench = Bench::new();
+    fill(&mut bench).await;
+    bench.publish("a/1", "alarm");
+    bench.publish("local", "local");
+    bench.turn().await;
+    assert!(bench.answer("alarm").is_ok() && bench.answer("local").is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_that_wait_go_on_in_their_order_and_nobody_slips_in_before_them() {
+    let mut bench = Bench::new();
+    let name = fill(&mut bench).await;
+    let connection = Connection::new(9);
+    let publisher = bench.subscriber(&connection, "t/#");
+    bench.submit("large", from(Some(publisher), [event("t/1", &format!("large {}", "x".repeat(500)))]));
+    bench.submit("same publisher", from(Some(publisher), [event("local", "same publisher")]));
+    // Small enough for the room that is left.
+    bench.publish("t/1", "small");
+    bench.turn().await;
+    assert_eq!(bench.hub.stats().parked, 3);
+    drain(&bench);
+    bench.turn().await;
+    let answered = bench.answered();
+    let tail: Vec<_> = answered.iter().skip_while(|n| **n != name).map(String::as_str).collect();
+    assert_eq!(tail, [name.as_str(), "large", "small", "same publisher"]);
+    let stored = read_all(&*bench.store, consumer(0, 0), Position::ZERO);
+    let first_words: Vec<_> =
+        texts(&stored).iter().map(|t| t.split(' ').next().unwrap_or_default().to_owned()).collect();
+    assert_eq!(first_words.last_chunk::<3>().unwrap(), &["fill", "large", "small"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn room_that_returns_before_the_refusal_is_heard_is_not_missed() {
+    let mut bench = Bench::manual();
+    let big = format!("x {}", "x".repeat(1500));
+    bench.publish("t/1", &big);
+    bench.commit(1).await;
+    bench.submit("refused", from(None, [event("t/1", &big)]));
+    let first = read_all(&*bench.store, consumer(0, 0), Position::ZERO)[0].position;
+    acknowledge(&bench, first);
+    assert_eq!(bench.store.complete_next(2), 2, "the refusal and the news are there together");
+    bench.turn().await;
+    assert_eq!(bench.store.pending(), 1, "it is tried again");
+    bench.commit(1).await;
+    assert!(bench.answer("refused").is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_later_write_of_the_same_key_does_not_overtake_a_parked_one() {
+    let mut bench = Bench::new();
+    fill(&mut bench).await;
+    let put = |value: &'static str| StateChange::Put {
+        table: Table::Session,
+        key: Bytes::from_static(b"client"),
+        value: StateValue::Bytes(Bytes::from_static(value.as_bytes())),
+    };
+    let will = Submission { state: vec![put("away")], ..from(None, [event("t/will", "gone")]) };
+    bench.submit("will", will);
+    bench.submit("back", Submission { state: vec![put("connected")], ..Submission::default() });
+    bench.turn().await;
+    assert_eq!(bench.hub.stats().parked, 3);
+    drain(&bench);
+    bench.turn().await;
+    assert!(bench.answer("will").is_ok() && bench.answer("back").is_ok());
+    assert_eq!(bench.store.get(Table::Session, b"client").unwrap().unwrap(), "connected");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_parked_submission_gives_no_mailbox_an_entry_after_its_session_has_ended() {
+    let mut bench = Bench::new();
+    let session = bench.session(7, "t/#");
+    fill(&mut bench).await;
+    bench.publish("t/1", "late");
+    bench.turn().await;
+    bench.hub.detach(session);
+    let cleared = StateChange::MailboxClear { session: SessionNo(7) };
+    bench.submit("ended", Submission { state: vec![cleared], ..Submission::default() });
+    bench.turn().await;
+    drain(&bench);
+    bench.turn().await;
+    assert!(bench.answer("late").is_ok() && bench.answer("ended").is_ok());
+    assert_eq!(bench.store.mailbox_len(SessionNo(7)), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_than_may_wait_is_refused() {
+    let mut bench = Bench::over(MemoryStore::new(spec()), |options| options.parked_max = 2);
+    fill(&mut bench).await;
+    bench.publish("t/1", "waits");
+    bench.publish("t/1", "does not");
+    bench.turn().await;
+    assert_eq!(bench.hub.stats().parked, 2);
+    assert!(matches!(bench.answer("does not"), Err(CommitError::Full { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_does_not_wait_for_room() {
+    let mut bench = Bench::new();
+    let name = fill(&mut bench).await;
+    tokio::time::timeout(Duration::from_secs(9), bench.hub.clone().run(async {})).await.unwrap();
+    assert!(matches!(bench.answer(&name), Err(CommitError::Closed)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_that_wait_cost_one_refusal_for_each_piece_of_news() {
+    let mut bench = Bench::manual();
+    fill(&mut bench).await;
+    for n in 0..50 {
+        bench.publish("t/1", &format!("{n} {}", "x".repeat(600)));
+    }
+    bench.turn().await;
+    assert_eq!((bench.hub.stats().parked, bench.store.pending()), (51, 0));
+    let oldest = read_all(&*bench.store, consumer(0, 0), Position::ZERO)[0].position;
+    acknowledge(&bench, oldest);
+    bench.commit(1).await;
+    assert_eq!(bench.store.pending(), 1, "one is tried");
+    bench.commit(1).await;
+    assert_eq!(bench.store.pending(), 2, "it fitted: two are tried");
+    bench.commit(2).await;
+    assert_eq!((bench.hub.stats().parked, bench.store.pending()), (50, 0), "they did not");
+}
