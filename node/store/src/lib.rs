@@ -2,3 +2,4 @@
 
 pub mod backing;
 pub mod spill;
+pub mod views;

@@ -20,6 +20,8 @@ pub(crate) mod varint;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use self::tests::noise as noise_for_tests;
 
 use self::files::{damaged, io_error};
 use self::manifest::{Manifest, Summary};
