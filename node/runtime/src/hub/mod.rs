@@ -285,6 +285,15 @@ impl NodeHub {
         HubStats { repeated, ..self.state().stats() }
     }
 
+    /// Entries and stored bytes in the mailboxes of all persistent sessions. Walks the sessions: for `status`, not for
+    /// every message.
+    #[must_use]
+    pub fn mailboxes(&self) -> (u64, u64) {
+        let sessions: Vec<SessionNo> = self.state().subscribers.session_numbers().collect();
+        let lengths = sessions.into_iter().map(|session| self.store.mailbox_len(session));
+        lengths.fold((0, 0), |(events, bytes), (e, b)| (events + e, bytes + b))
+    }
+
     /// Messages that this subscriber lost because it was too slow; `None` if it is not known.
     #[must_use]
     pub fn dropped(&self, subscriber: SubscriberId) -> Option<u64> {

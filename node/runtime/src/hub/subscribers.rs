@@ -118,6 +118,10 @@ impl Subscribers {
     pub(super) fn sessions(&self) -> usize {
         self.by_session.len()
     }
+
+    pub(super) fn session_numbers(&self) -> impl Iterator<Item = SessionNo> {
+        self.by_session.keys().copied()
+    }
 }
 
 fn slot_of(id: SubscriberId) -> Option<usize> {
