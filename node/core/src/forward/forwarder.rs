@@ -253,15 +253,19 @@ impl Forwarder {
         reason: Text,
         out: &mut Vec<Action>,
     ) {
-        let Some((idx, no)) = self.answered(now, stream, position) else { return };
-        out.push(Action::Report(Report::Refused { stream, position, class, reason: reason.clone() }));
-        match class {
-            Class::Retry => self.hold_back(now, idx, no),
-            Class::Fatal => self.lost(now, reason, Some((idx, no)), out),
-            Class::Reject => {
+        let slot = self.answered(now, stream, position);
+        if slot.is_some() || class == Class::Fatal {
+            out.push(Action::Report(Report::Refused { stream, position, class, reason: reason.clone() }));
+        }
+        match (class, slot) {
+            // Whatever it was about, the connection is of no use.
+            (Class::Fatal, blamed) if self.link.is_up() => self.lost(now, reason, blamed, out),
+            (Class::Retry, Some((idx, no))) => self.hold_back(now, idx, no),
+            (Class::Reject, Some((idx, no))) => {
                 self.give_up(idx, no, LossReason::Rejected);
                 self.settle(now, idx);
             }
+            _ => {}
         }
     }
 

@@ -57,7 +57,12 @@ impl Ledger {
 
     /// The store has given up everything of a consumer up to `acked`, and counted it: it is not counted again.
     pub(super) fn retained_from(&mut self, consumer: Consumer, acked: Position) {
-        self.losses.retain(|loss| loss.consumer != Some(consumer) || loss.range.1 > acked);
+        let open = |loss: &Loss| loss.consumer != Some(consumer) || loss.range.1 > acked;
+        self.losses.retain(open);
+        // Kept only for the case that the commit under way fails.
+        if let Some(losses) = &mut self.in_commit {
+            losses.retain(open);
+        }
     }
 
     /// True if a commit is to be handed over now.

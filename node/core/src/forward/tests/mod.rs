@@ -46,6 +46,8 @@ struct World {
     logs: Vec<Log>,
     now: Duration,
     wall: Timestamp,
+    /// The latest moment that a clock which was set has shown.
+    latest: Timestamp,
     next_position: u64,
     /// Unanswered on this connection, in the order sent.
     flying: Vec<(usize, Position)>,
@@ -76,6 +78,7 @@ impl World {
             logs: specs.iter().map(|_| Log::default()).collect(),
             now: ms(1_000),
             wall: WALL,
+            latest: WALL,
             next_position: Position::first_of(1).0,
             flying: Vec::new(),
             up: false,
@@ -95,6 +98,9 @@ impl World {
     // --- what tests do
 
     fn step(&mut self, input: Input) {
+        if self.wall.is_plausible() {
+            self.latest = self.latest.max(self.wall);
+        }
         let mut out = std::mem::take(&mut self.out);
         self.forwarder.step(self.now, self.wall, input, &mut out);
         for action in out.drain(..) {
@@ -308,7 +314,13 @@ impl World {
                 self.wake = Some(at);
                 self.wakes += 1;
             }
-            Action::Report(report) => self.reports.push(report),
+            Action::Report(report) => {
+                if matches!(report, Report::Down { .. }) {
+                    // An attempt that took too long: what comes of it later is nobody's.
+                    self.connecting = None;
+                }
+                self.reports.push(report);
+            }
             Action::Flush => {}
             Action::Drained => self.drained = true,
         }
@@ -365,7 +377,7 @@ impl World {
     }
 
     fn expired(&self, stored: &StoredEvent) -> bool {
-        self.wall.is_plausible() && stored.event.expires.is_some_and(|at| at <= self.wall)
+        stored.event.expires.is_some_and(|at| at <= self.latest)
     }
 
     /// P2: what a cursor passes is acknowledged, or counted in the same commit.
