@@ -1,0 +1,567 @@
+//! The client table: who is connected under which client id, which sessions are kept while their clients are away, and
+//! what becomes of them.
+//!
+//! A client id is claimed by a connection and released when the connection ends. If it is in use, the connection that
+//! has it is told [`Event::TakenOver`](crate::outlet::Event::TakenOver) and the claimant gets the session when that one
+//! has let go: a session is never in two hands. One table serves all listeners, so that a device may come back on
+//! another port.
+
+use crate::outlet::{Event, Link, QueueBounds};
+use crate::session::records::{self, Inbound, OutboundRecord, SessionRecord};
+use crate::session::{PendingWill, Session};
+use crate::stats::Stats;
+use bytes::Bytes;
+use eventmesh_edge_core::Text;
+use eventmesh_edge_core::event::Timestamp;
+use eventmesh_edge_core::ports::clock::Clock;
+use eventmesh_edge_core::ports::hub::{Hub, Principal, Publication, Submission};
+use eventmesh_edge_core::ports::store::{ReadError, SessionNo, StateChange, StateValue, Table as Stored};
+use eventmesh_edge_core::topic::TopicFilter;
+use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// What the table reads at the start; the daemon adapts the store's `scan` to it.
+pub trait SessionStore {
+    /// Up to `max` entries of `table` after the key `after`, in key order.
+    ///
+    /// # Errors
+    /// [`ReadError`] if the store cannot be read.
+    fn scan(&self, table: Stored, after: Option<&[u8]>, max: usize)
+    -> Result<Vec<(Bytes, Bytes)>, ReadError>;
+}
+
+/// Limits of the table (P5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionOptions {
+    /// Name of the node: the authority of every `source`.
+    pub node: Text,
+    /// Persistent sessions; one more is refused with 0x97 or return code 3.
+    pub sessions_max: usize,
+    /// Longest Session Expiry Interval granted, in seconds; a 3.x session with Clean Session = 0 gets it.
+    pub expiry_max_secs: u32,
+    /// The hub serves `$share/...`.
+    pub shared_subscriptions: bool,
+    /// Delivery queue of a session restored at the start.
+    pub queue: QueueBounds,
+}
+
+impl Default for SessionOptions {
+    fn default() -> SessionOptions {
+        SessionOptions {
+            node: Text::from_static("edge"),
+            sessions_max: 100_000,
+            expiry_max_secs: 30 * 24 * 3600,
+            shared_subscriptions: true,
+            queue: QueueBounds { max_events: 1000, max_bytes: 1024 * 1024 },
+        }
+    }
+}
+
+/// What a claim got.
+pub enum Claim {
+    /// The client id is free, or its session was waiting: here it is.
+    Ready(Option<Box<Session>>),
+    /// It is in use; [`Event::Claimed`] follows on the link.
+    Wait,
+    /// The session belongs to somebody else.
+    NotYours,
+}
+
+/// What a start found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// Sessions.
+    pub sessions: u64,
+    /// Subscriptions.
+    pub subscriptions: u64,
+    /// Records that did not decode, or are of a later version: skipped.
+    pub skipped: u64,
+    /// Records of sessions that no longer exist: removed.
+    pub orphans: u64,
+}
+
+/// The table.
+pub struct Sessions {
+    hub: Arc<dyn Hub>,
+    clock: Arc<dyn Clock>,
+    options: SessionOptions,
+    table: Mutex<Table>,
+    stats: Arc<Stats>,
+    /// Keyed at random: ids that the node assigns cannot be guessed.
+    ids: RandomState,
+    assigned: AtomicU64,
+    generations: AtomicU64,
+}
+
+#[derive(Default)]
+struct Table {
+    clients: HashMap<Text, Slot>,
+    /// When to look at which client that is away.
+    due: BTreeSet<(Duration, Text)>,
+    next_number: u64,
+    persistent: usize,
+}
+
+enum Slot {
+    Live(Live),
+    Away(Away),
+}
+
+struct Live {
+    link: Arc<Link>,
+    generation: u64,
+    principal: Principal,
+    waiting: Option<Waiting>,
+}
+
+struct Waiting {
+    link: Arc<Link>,
+    generation: u64,
+    principal: Principal,
+}
+
+struct Away {
+    session: Box<Session>,
+    ends: Option<Duration>,
+    will_due: Option<Duration>,
+}
+
+/// Numbers are marked as used in blocks, two ahead: the mark on disk is right although commits may overtake each other.
+const NUMBER_BLOCK: u64 = 1024;
+
+impl Sessions {
+    /// An empty table.
+    #[must_use]
+    pub fn new(hub: Arc<dyn Hub>, clock: Arc<dyn Clock>, options: SessionOptions) -> Sessions {
+        Sessions {
+            hub,
+            clock,
+            options,
+            table: Mutex::new(Table { next_number: 1, ..Table::default() }),
+            stats: Arc::default(),
+            ids: RandomState::new(),
+            assigned: AtomicU64::new(0),
+            generations: AtomicU64::new(0),
+        }
+    }
+
+    /// Nothing in here panics while it holds the lock, so a poisoned one is as good as any.
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn hub(&self) -> &dyn Hub {
+        &*self.hub
+    }
+
+    pub(crate) fn shared_hub(&self) -> &Arc<dyn Hub> {
+        &self.hub
+    }
+
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        &*self.clock
+    }
+
+    pub(crate) fn node(&self) -> &str {
+        &self.options.node
+    }
+
+    pub(crate) fn expiry_max_secs(&self) -> u32 {
+        self.options.expiry_max_secs
+    }
+
+    pub(crate) fn shared_subscriptions(&self) -> bool {
+        self.options.shared_subscriptions
+    }
+
+    /// Figures.
+    #[must_use]
+    pub fn stats(&self) -> &Arc<Stats> {
+        &self.stats
+    }
+
+    /// Clients connected and sessions whose clients are away.
+    #[must_use]
+    pub fn counts(&self) -> (usize, usize) {
+        let table = self.lock();
+        let away = table.clients.values().filter(|slot| matches!(slot, Slot::Away(_))).count();
+        (table.clients.len() - away, away)
+    }
+
+    pub(crate) fn next_generation(&self) -> u64 {
+        self.generations.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// A client id that nobody has and nobody can guess [MQTT-3.1.3-7].
+    pub(crate) fn assign_client_id(&self) -> Text {
+        let count = self.assigned.fetch_add(1, Ordering::Relaxed);
+        let (high, low) = (self.ids.hash_one((count, 1u8)), self.ids.hash_one((count, 2u8)));
+        Text::from(format!("auto-{high:016x}{low:016x}"))
+    }
+
+    /// A number for a new persistent session, and the mark that makes sure no other session ever gets it. `None` if
+    /// there are too many.
+    pub(crate) fn allocate_number(&self) -> Option<(SessionNo, StateChange)> {
+        let mut table = self.lock();
+        if table.persistent >= self.options.sessions_max {
+            return None;
+        }
+        table.persistent += 1;
+        let number = table.next_number;
+        table.next_number += 1;
+        let mark = (number / NUMBER_BLOCK + 2) * NUMBER_BLOCK;
+        let change = StateChange::Put {
+            table: Stored::Session,
+            key: Bytes::from_static(records::NUMBER_MARK),
+            value: StateValue::Bytes(records::encode_number_mark(mark)),
+        };
+        Some((SessionNo(number), change))
+    }
+
+    /// A connection wants the client id.
+    pub(crate) fn claim(
+        &self,
+        client_id: &Text,
+        principal: &Principal,
+        link: &Arc<Link>,
+        generation: u64,
+    ) -> Claim {
+        let mut table = self.lock();
+        let owner = match table.clients.get(client_id) {
+            None => None,
+            Some(Slot::Away(away)) => Some(&away.session.principal),
+            Some(Slot::Live(live)) => Some(&live.principal),
+        };
+        if owner.is_some_and(|owner| !may_take(owner, principal)) {
+            return Claim::NotYours;
+        }
+        if let Some(Slot::Live(live)) = table.clients.get_mut(client_id) {
+            live.link.push(Event::TakenOver);
+            let waiting = Waiting { link: link.clone(), generation, principal: principal.clone() };
+            if let Some(overtaken) = live.waiting.replace(waiting) {
+                overtaken.link.push(Event::TakenOver);
+            }
+            return Claim::Wait;
+        }
+        let away = match table.clients.remove(client_id) {
+            Some(Slot::Away(away)) => Some(away),
+            _ => None,
+        };
+        if let Some(away) = &away {
+            for due in [away.ends, away.will_due].into_iter().flatten() {
+                table.due.remove(&(due, client_id.clone()));
+            }
+        }
+        let session = away.map(|away| away.session);
+        let link = session.as_ref().map_or(link, |session| &session.link).clone();
+        let live = Live { link, generation, principal: principal.clone(), waiting: None };
+        table.clients.insert(client_id.clone(), Slot::Live(live));
+        Claim::Ready(session)
+    }
+
+    /// The connection that has the client id lets go, with the session to keep, if there is one.
+    pub(crate) fn release(
+        &self,
+        client_id: &Text,
+        generation: u64,
+        session: Option<Box<Session>>,
+        now: Duration,
+    ) {
+        let mut table = self.lock();
+        let Some(Slot::Live(live)) = table.clients.get_mut(client_id) else { return };
+        if live.generation != generation {
+            return;
+        }
+        if let Some(waiting) = live.waiting.take() {
+            live.generation = waiting.generation;
+            live.principal = waiting.principal;
+            live.link = session.as_ref().map_or(&waiting.link, |session| &session.link).clone();
+            // Under the lock, so that `abandon` finds it or prevents it.
+            waiting.link.push(Event::Claimed(session));
+            return;
+        }
+        let Some(session) = session else {
+            table.clients.remove(client_id);
+            return;
+        };
+        let ends =
+            (session.expiry_secs != u32::MAX).then(|| now + Duration::from_secs(session.expiry_secs.into()));
+        table.put_away(client_id.clone(), session, ends, now);
+    }
+
+    /// A connection that waited for the client id ends.
+    pub(crate) fn abandon(&self, client_id: &Text, generation: u64, link: &Link) {
+        let mut session = None;
+        {
+            let mut table = self.lock();
+            let Some(Slot::Live(live)) = table.clients.get_mut(client_id) else { return };
+            if live.waiting.as_ref().is_some_and(|waiting| waiting.generation == generation) {
+                live.waiting = None;
+                return;
+            }
+            if live.generation != generation {
+                return;
+            }
+        }
+        // It is ours already; the session waits in the link.
+        while let Some(event) = link.next_event() {
+            if let Event::Claimed(claimed) = event {
+                session = claimed;
+            }
+        }
+        if let Some(session) = &session {
+            session.link.close();
+        }
+        self.release(client_id, generation, session, self.clock.monotonic());
+    }
+
+    /// Ends a session: the hub forgets it, its will is due, and everything kept of it goes.
+    pub(crate) fn end_session(&self, mut session: Session, state: &mut Vec<StateChange>) {
+        if let Some(subscriber) = session.subscriber {
+            self.hub.detach(subscriber);
+        }
+        session.link.close();
+        if let Some(will) = session.will.take() {
+            self.publish_will(*will);
+        }
+        let Some(number) = session.number else { return };
+        let delete = |table, key| state.push(records::delete(table, key));
+        forget(&session, number, delete);
+        state.push(StateChange::MailboxClear { session: number });
+        let mut table = self.lock();
+        table.persistent = table.persistent.saturating_sub(1);
+    }
+
+    /// What is due: wills whose delay has passed, sessions that have expired. Cheap when nothing is.
+    pub fn tick(&self) {
+        let now = self.clock.monotonic();
+        let mut state = Vec::new();
+        while let Some((session, will)) = self.next_due(now) {
+            if let Some(will) = will {
+                self.publish_will(*will);
+            }
+            if let Some(session) = session {
+                self.stats.session_expired();
+                self.end_session(*session, &mut state);
+            }
+        }
+        if !state.is_empty() {
+            let submission = Submission { state, ..Submission::default() };
+            self.hub.submit(submission, Box::new(|result| warn_if_failed("end of a session", result.err())));
+        }
+    }
+
+    #[allow(clippy::type_complexity, reason = "two things that may be due at once, used by one caller")]
+    fn next_due(&self, now: Duration) -> Option<(Option<Box<Session>>, Option<Box<PendingWill>>)> {
+        let mut table = self.lock();
+        let (due, _) = table.due.first()?;
+        if *due > now {
+            return None;
+        }
+        let (_, client_id) = table.due.pop_first()?;
+        let Some(Slot::Away(away)) = table.clients.get_mut(&client_id) else { return Some((None, None)) };
+        if away.ends.is_some_and(|ends| ends <= now) {
+            if let Some(will_due) = away.will_due {
+                table.due.remove(&(will_due, client_id.clone()));
+            }
+            let ended = match table.clients.remove(&client_id) {
+                Some(Slot::Away(away)) => Some(away.session),
+                _ => None,
+            };
+            return Some((ended, None));
+        }
+        away.will_due = None;
+        Some((None, away.session.will.take()))
+    }
+
+    fn publish_will(&self, will: PendingWill) {
+        let mut event = will.event;
+        let now = self.clock.now();
+        // It is published now, whenever the client was lost [MQTT-3.1.2-8].
+        event.expires = event.expires.map(|expires| now.after(event.received.until(expires)));
+        event.received = now;
+        event.time = now.is_plausible().then_some(now);
+        let publications = vec![Publication { event, publisher: None }];
+        let submission = Submission { publications, ..Submission::default() };
+        self.hub.submit(submission, Box::new(|result| warn_if_failed("will", result.err())));
+    }
+
+    /// Loads what was kept: sessions and subscriptions are attached to the hub, their clients are away. Call once,
+    /// before the first listener runs. Records that cannot be read are skipped and counted (P6).
+    ///
+    /// # Errors
+    /// [`ReadError`] if the store itself cannot be read.
+    pub fn restore(&self, store: &dyn SessionStore) -> Result<Restored, ReadError> {
+        let mut found = Restored::default();
+        let mut sessions = self.restore_sessions(store, &mut found)?;
+        let mut orphans = Vec::new();
+        each(store, Stored::Subscription, |key, value| {
+            let Some((number, filter)) = records::split_key(key) else { return found.skipped += 1 };
+            let Some((session, _)) = sessions.get_mut(&number) else {
+                return orphans.push((Stored::Subscription, key.clone()));
+            };
+            match self.restore_subscription(session, filter, value) {
+                Some(()) => found.subscriptions += 1,
+                None => found.skipped += 1,
+            }
+        })?;
+        for table in [Stored::Inbound, Stored::Outbound] {
+            each(store, table, |key, value| {
+                let Some((number, rest)) = records::split_key(key) else { return found.skipped += 1 };
+                let Some((session, _)) = sessions.get_mut(&number) else {
+                    return orphans.push((table, key.clone()));
+                };
+                if restore_pid(session, table, rest, value).is_none() {
+                    found.skipped += 1;
+                }
+            })?;
+        }
+        found.orphans = orphans.len() as u64;
+        self.remove_orphans(orphans);
+        found.sessions = sessions.len() as u64;
+        self.restored(sessions);
+        Ok(found)
+    }
+
+    fn restore_sessions(
+        &self,
+        store: &dyn SessionStore,
+        found: &mut Restored,
+    ) -> Result<HashMap<SessionNo, (Box<Session>, Option<Duration>)>, ReadError> {
+        let mut sessions = HashMap::new();
+        let mut next = 1;
+        let (now, wall) = (self.clock.monotonic(), self.clock.now());
+        each(store, Stored::Session, |key, value| {
+            if &key[..] == records::NUMBER_MARK {
+                next = next.max(records::decode_number_mark(value).unwrap_or(0));
+                return;
+            }
+            let client_id = std::str::from_utf8(key).ok().map(Text::from);
+            let Some((client_id, record)) = client_id.zip(SessionRecord::decode(value)) else {
+                return found.skipped += 1;
+            };
+            next = next.max(record.number.0.saturating_add(1));
+            let link = Arc::new(Link::new(self.options.queue));
+            link.close();
+            let mut session = Session::new(client_id, record.principal.clone(), self.node(), link);
+            session.number = Some(record.number);
+            session.expiry_secs = record.expiry_secs;
+            session.subscriber = Some(self.hub.attach(Some(record.number), None));
+            sessions.insert(record.number, (Box::new(session), ends(&record, now, wall)));
+        })?;
+        let mut table = self.lock();
+        table.next_number = table.next_number.max(next);
+        Ok(sessions)
+    }
+
+    fn restore_subscription(&self, session: &mut Session, filter: &[u8], value: &[u8]) -> Option<()> {
+        let filter = TopicFilter::parse(Text::from(std::str::from_utf8(filter).ok()?)).ok()?;
+        let options = records::decode_subscription(value)?;
+        self.hub.subscribe(session.subscriber?, &filter, options);
+        session.filters.insert(filter.as_text().clone());
+        Some(())
+    }
+
+    fn remove_orphans(&self, orphans: Vec<(Stored, Bytes)>) {
+        if orphans.is_empty() {
+            return;
+        }
+        let state = orphans.into_iter().map(|(table, key)| records::delete(table, key)).collect();
+        let submission = Submission { state, ..Submission::default() };
+        self.hub.submit(submission, Box::new(|result| warn_if_failed("removal of orphans", result.err())));
+    }
+
+    fn restored(&self, sessions: HashMap<SessionNo, (Box<Session>, Option<Duration>)>) {
+        let now = self.clock.monotonic();
+        let mut table = self.lock();
+        table.persistent += sessions.len();
+        for (_, (mut session, ends)) in sessions {
+            session.sort_flights();
+            table.put_away(session.client_id.clone(), session, ends, now);
+        }
+    }
+}
+
+impl Table {
+    fn put_away(&mut self, client_id: Text, session: Box<Session>, ends: Option<Duration>, now: Duration) {
+        let will_due = session.will.as_ref().map(|will| now + will.delay);
+        for due in [ends, will_due].into_iter().flatten() {
+            self.due.insert((due, client_id.clone()));
+        }
+        self.clients.insert(client_id, Slot::Away(Away { session, ends, will_due }));
+    }
+}
+
+/// A session that was made by an authenticated client is for that client alone (P7); an anonymous one proved nothing,
+/// so it is anybody's who knows the client id.
+fn may_take(owner: &Principal, claimant: &Principal) -> bool {
+    owner.anonymous || (!claimant.anonymous && owner.name == claimant.name)
+}
+
+/// The keys of everything that is kept of a session beside its mailbox.
+fn forget(session: &Session, number: SessionNo, mut delete: impl FnMut(Stored, Bytes)) {
+    delete(Stored::Session, session.client_id.as_bytes().clone());
+    for filter in &session.filters {
+        delete(Stored::Subscription, records::subscription_key(number, filter));
+    }
+    for pid in session.inbound.keys() {
+        delete(Stored::Inbound, records::pid_key(number, *pid));
+    }
+    for key in session.outbound_keys(number) {
+        delete(Stored::Outbound, key);
+    }
+}
+
+fn restore_pid(session: &mut Session, table: Stored, rest: &[u8], value: &[u8]) -> Option<()> {
+    let pid = records::decode_pid(rest)?;
+    if table == Stored::Inbound {
+        session.inbound.insert(pid, Inbound::decode(value)?);
+    } else {
+        session.restore_flight(pid, OutboundRecord::decode(value)?);
+    }
+    Some(())
+}
+
+/// When a session found at the start ends. The time the node was down counts, as far as both clocks can be believed; a
+/// session that was connected when the node stopped starts to count now.
+fn ends(record: &SessionRecord, now: Duration, wall: Timestamp) -> Option<Duration> {
+    if record.expiry_secs == u32::MAX {
+        return None;
+    }
+    let whole = Duration::from_secs(record.expiry_secs.into());
+    let believable = !record.connected && record.left.is_plausible() && wall.is_plausible();
+    let passed = if believable { record.left.until(wall) } else { Duration::ZERO };
+    Some(now + whole.saturating_sub(passed))
+}
+
+/// All entries of a table, in pieces.
+fn each(
+    store: &dyn SessionStore,
+    table: Stored,
+    mut found: impl FnMut(&Bytes, &Bytes),
+) -> Result<(), ReadError> {
+    const PIECE: usize = 512;
+    let mut after: Option<Bytes> = None;
+    loop {
+        let entries = store.scan(table, after.as_deref(), PIECE)?;
+        for (key, value) in &entries {
+            found(key, value);
+        }
+        match entries.last() {
+            Some((last, _)) if entries.len() == PIECE => after = Some(last.clone()),
+            _ => return Ok(()),
+        }
+    }
+}
+
+fn warn_if_failed(what: &str, error: Option<eventmesh_edge_core::ports::store::CommitError>) {
+    if let Some(error) = error {
+        tracing::warn!(%error, "{what} was not stored");
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,130 @@
+//! How a connection ends, what becomes of its will, and what is kept of its session.
+
+use super::connect::session_record;
+use super::{Action, Context, End, Machine, Output, PendingWill, Phase, Purpose, Session};
+use crate::codec::{Disconnect, Will, encode};
+use crate::reason::{Place, Reason};
+use eventmesh_edge_core::Text;
+use eventmesh_edge_core::event::{Timestamp, Via};
+use eventmesh_edge_core::mapping::{self, Admission};
+use eventmesh_edge_core::ports::hub::{Publication, Submission};
+use std::time::Duration;
+
+impl Machine {
+    pub(super) fn disconnect(&mut self, cx: &Context<'_>, disconnect: Disconnect, out: &mut Output) {
+        if let (Some(secs), Some(session)) = (disconnect.session_expiry_secs, self.session.as_mut()) {
+            // A session that was to end with the connection cannot be kept after all [MQTT-3.14.2-2].
+            if secs > 0 && session.expiry_secs == 0 {
+                return self.fail(cx, Reason::Protocol, out);
+            }
+            session.expiry_secs = secs.min(cx.sessions.expiry_max_secs());
+        }
+        // [MQTT-3.14.4-3]; any other code asks for the will [MQTT-3.1.2-8].
+        let end = if disconnect.reason == 0 { End::Normal } else { End::WithWill };
+        self.end(cx, end, out);
+    }
+
+    /// The node ends the connection: DISCONNECT where the protocol has one, after CONNACK only.
+    pub(super) fn fail(&mut self, cx: &Context<'_>, reason: Reason, out: &mut Output) {
+        if self.phase == Phase::Open {
+            self.close_batch(cx, out);
+            if let Some(code) = reason.code(self.version, Place::Disconnect) {
+                encode::disconnect(&mut out.bytes, code);
+            }
+        }
+        self.end(cx, End::Failed(reason), out);
+    }
+
+    pub(super) fn end(&mut self, cx: &Context<'_>, how: End, out: &mut Output) {
+        if self.phase == Phase::Ended {
+            return;
+        }
+        // What arrived whole before the end was received.
+        self.close_batch(cx, out);
+        let phase = std::mem::replace(&mut self.phase, Phase::Ended);
+        match phase {
+            Phase::AwaitConnect | Phase::Authenticating | Phase::Ended => {}
+            Phase::Claiming => {
+                if let Some(connecting) = self.connecting.take() {
+                    cx.sessions.abandon(&connecting.connect.client_id, self.generation, &self.link);
+                }
+            }
+            Phase::Opening | Phase::Open => self.leave(cx, how, out),
+        }
+        self.connecting = None;
+        let reason = match how {
+            End::Normal | End::WithWill | End::Lost => Reason::Success,
+            End::Failed(reason) => reason,
+        };
+        out.actions.push(Action::Close(reason));
+    }
+
+    /// Keeps or ends the session, and gives the client id back.
+    fn leave(&mut self, cx: &Context<'_>, how: End, out: &mut Output) {
+        let Some(session) = self.session.as_mut() else { return };
+        session.link.close();
+        session.ground(&std::mem::take(&mut self.to_prepare));
+        self.pending.clear();
+        let will = self.will.take().filter(|_| how != End::Normal);
+        let will = will.map(|will| will_of(session, *will, self.version.is_v5(), cx.wall));
+        let stays = session.number.is_some() && session.expiry_secs > 0;
+        let (now, later) = match will {
+            Some(will) if stays && will.delay > Duration::ZERO => (None, Some(Box::new(will))),
+            will => (will, None),
+        };
+        session.will = later;
+        let publications = now.map(|will| Publication { event: will.event, publisher: session.subscriber });
+        let mut submission =
+            Submission { publications: publications.into_iter().collect(), ..Submission::default() };
+        if stays {
+            self.keep(cx, submission, out);
+        } else if let Some(session) = self.session.take() {
+            let client_id = session.client_id.clone();
+            submission.state.extend(session.lazy.iter().cloned());
+            cx.sessions.end_session(*session, &mut submission.state);
+            if !submission.publications.is_empty() || !submission.state.is_empty() {
+                // Nobody is left to wait for it.
+                out.actions.push(Action::Submit { token: 0, submission });
+            }
+            cx.sessions.release(&client_id, self.generation, None, cx.now);
+        }
+    }
+
+    fn keep(&mut self, cx: &Context<'_>, submission: Submission, out: &mut Output) {
+        let Some(session) = self.session.as_mut() else { return };
+        let record = session_record(session, false, cx.wall);
+        session.lazy.extend(record);
+        if let Some(subscriber) = session.subscriber {
+            cx.hub().reattach(subscriber, None);
+        }
+        self.link = session.link.clone();
+        self.submit(Purpose::Lazy, submission, out);
+        if let Some(session) = self.session.take() {
+            let client_id = session.client_id.clone();
+            cx.sessions.release(&client_id, self.generation, Some(session), cx.now);
+        }
+    }
+
+    /// A session that came to a connection which did not want it any more.
+    pub(super) fn hand_back(&mut self, cx: &Context<'_>, session: Option<Box<Session>>) {
+        if let Some(session) = session {
+            let client_id: Text = session.client_id.clone();
+            cx.sessions.release(&client_id, self.generation, Some(session), cx.now);
+        }
+    }
+}
+
+fn will_of(session: &Session, will: Will, is_v5: bool, wall: Timestamp) -> PendingWill {
+    let event = mapping::admit(Admission {
+        via: if is_v5 { Via::Mqtt5 } else { Via::Mqtt3 },
+        qos: will.qos,
+        retain: will.retain,
+        topic: will.topic,
+        payload: will.payload,
+        properties: will.properties,
+        expiry: will.expiry_secs.map(|secs| Duration::from_secs(secs.into())),
+        source: session.source(),
+        received: wall,
+    });
+    PendingWill { event, delay: Duration::from_secs(will.delay_secs.into()) }
+}

@@ -1,0 +1,335 @@
+//! Session state on disk: keys and values of the tables Session, Subscription, Inbound and Outbound.
+//!
+//! ```text
+//! Session       key   client id (UTF-8)
+//!               value version u8 = 1 | flags u8 (1 anonymous, 2 connected) | number u64 | expiry_secs u32 (MAX never)
+//!                     | left u64 (ms since 1970 when it was last seen) | principal name, to the end
+//!               key   0xFF (no UTF-8 starts like that)
+//!               value version u8 = 1 | next number u64: no session has a number from here on
+//! Subscription  key   number u64 | filter (UTF-8)
+//!               value version u8 = 1 | options u8 (bits 0-1 QoS, 2 No Local, 3 Retain As Published, 4-5 Retain Handling)
+//!                     | Subscription Identifier u32
+//! Inbound       key   number u64 | packet id u16
+//!               value position u64 | version u8 = 1 | QoS u8 | content hash u64
+//! Outbound      key   number u64 | packet id u16
+//!               value version u8 = 1 | phase u8 (1 PUBLISH may be out, 2 PUBREC seen) | position u64
+//! ```
+//! All numbers big-endian. A value of a later version, or one that does not decode, is skipped and counted at the start
+//! (P6); it is never a reason to stop. Outbound holds the packet identifier of a QoS 2 message from before its first
+//! PUBLISH, because a resend must use the same one [MQTT-4.4.0-1] and the mailbox entry is the hub's to write.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use eventmesh_edge_core::Text;
+use eventmesh_edge_core::event::{Position, Qos, Timestamp};
+use eventmesh_edge_core::ports::hub::{Principal, SubscribeOptions};
+use eventmesh_edge_core::ports::store::{SessionNo, StateChange, StateValue, Table};
+
+/// Version byte of every value written today.
+const VERSION: u8 = 1;
+const ANONYMOUS: u8 = 1;
+const CONNECTED: u8 = 2;
+
+/// Key of the number mark.
+pub(crate) const NUMBER_MARK: &[u8] = &[0xFF];
+
+/// A session as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SessionRecord {
+    pub(crate) principal: Principal,
+    pub(crate) number: SessionNo,
+    pub(crate) expiry_secs: u32,
+    pub(crate) connected: bool,
+    pub(crate) left: Timestamp,
+}
+
+impl SessionRecord {
+    pub(crate) fn put(&self, client_id: &Text) -> StateChange {
+        let value = StateValue::Bytes(self.encode());
+        StateChange::Put { table: Table::Session, key: client_id.as_bytes().clone(), value }
+    }
+
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(22 + self.principal.name.len());
+        out.put_u8(VERSION);
+        let anonymous = if self.principal.anonymous { ANONYMOUS } else { 0 };
+        out.put_u8(anonymous | if self.connected { CONNECTED } else { 0 });
+        out.put_u64(self.number.0);
+        out.put_u32(self.expiry_secs);
+        out.put_u64(self.left.0);
+        out.put_slice(self.principal.name.as_bytes());
+        out.freeze()
+    }
+
+    pub(crate) fn decode(value: &[u8]) -> Option<SessionRecord> {
+        let mut r = Reader(value);
+        r.version()?;
+        let flags = r.u8()?;
+        let number = SessionNo(r.u64()?);
+        let expiry_secs = r.u32()?;
+        let left = Timestamp(r.u64()?);
+        let name = std::str::from_utf8(r.0).ok()?;
+        let principal = Principal { name: Text::from(name), anonymous: flags & ANONYMOUS != 0 };
+        Some(SessionRecord { principal, number, expiry_secs, connected: flags & CONNECTED != 0, left })
+    }
+}
+
+pub(crate) fn encode_number_mark(next: u64) -> Bytes {
+    let mut out = BytesMut::with_capacity(9);
+    out.put_u8(VERSION);
+    out.put_u64(next);
+    out.freeze()
+}
+
+pub(crate) fn decode_number_mark(value: &[u8]) -> Option<u64> {
+    let mut r = Reader(value);
+    r.version()?;
+    r.u64()
+}
+
+pub(crate) fn subscription_key(number: SessionNo, filter: &str) -> Bytes {
+    let mut out = BytesMut::with_capacity(8 + filter.len());
+    out.put_u64(number.0);
+    out.put_slice(filter.as_bytes());
+    out.freeze()
+}
+
+/// Session number and what follows it, of a key of Subscription, Inbound or Outbound.
+pub(crate) fn split_key(key: &[u8]) -> Option<(SessionNo, &[u8])> {
+    let mut r = Reader(key);
+    Some((SessionNo(r.u64()?), r.0))
+}
+
+pub(crate) fn encode_subscription(options: SubscribeOptions) -> Bytes {
+    let mut out = BytesMut::with_capacity(6);
+    out.put_u8(VERSION);
+    out.put_u8(
+        options.qos as u8
+            | u8::from(options.no_local) << 2
+            | u8::from(options.retain_as_published) << 3
+            | (options.retain_handling & 3) << 4,
+    );
+    out.put_u32(options.identifier);
+    out.freeze()
+}
+
+pub(crate) fn decode_subscription(value: &[u8]) -> Option<SubscribeOptions> {
+    let mut r = Reader(value);
+    r.version()?;
+    let bits = r.u8()?;
+    Some(SubscribeOptions {
+        qos: Qos::from_u8(bits & 3)?,
+        no_local: bits & 4 != 0,
+        retain_as_published: bits & 8 != 0,
+        retain_handling: bits >> 4 & 3,
+        identifier: r.u32()?,
+    })
+}
+
+pub(crate) fn pid_key(number: SessionNo, pid: u16) -> Bytes {
+    let mut out = BytesMut::with_capacity(10);
+    out.put_u64(number.0);
+    out.put_u16(pid);
+    out.freeze()
+}
+
+pub(crate) fn decode_pid(rest: &[u8]) -> Option<u16> {
+    Some(u16::from_be_bytes(rest.try_into().ok()?))
+}
+
+/// A publish received whose packet identifier is not free yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Inbound {
+    pub(crate) qos: Qos,
+    pub(crate) hash: u64,
+}
+
+impl Inbound {
+    /// `Put` that refers to publication `event` of the same submission for its position.
+    pub(crate) fn put(&self, number: SessionNo, pid: u16, event: usize) -> StateChange {
+        let mut suffix = BytesMut::with_capacity(10);
+        suffix.put_u8(VERSION);
+        suffix.put_u8(self.qos as u8);
+        suffix.put_u64(self.hash);
+        let value = StateValue::Position { event, suffix: suffix.freeze() };
+        StateChange::Put { table: Table::Inbound, key: pid_key(number, pid), value }
+    }
+
+    pub(crate) fn decode(value: &[u8]) -> Option<Inbound> {
+        let mut r = Reader(value);
+        r.u64()?; // position: for later
+        r.version()?;
+        Some(Inbound { qos: Qos::from_u8(r.u8()?)?, hash: r.u64()? })
+    }
+}
+
+/// A QoS 2 message sent whose packet identifier is not free yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OutboundRecord {
+    pub(crate) released: bool,
+    pub(crate) position: Position,
+}
+
+impl OutboundRecord {
+    pub(crate) fn put(&self, number: SessionNo, pid: u16) -> StateChange {
+        let mut out = BytesMut::with_capacity(10);
+        out.put_u8(VERSION);
+        out.put_u8(if self.released { 2 } else { 1 });
+        out.put_u64(self.position.0);
+        let value = StateValue::Bytes(out.freeze());
+        StateChange::Put { table: Table::Outbound, key: pid_key(number, pid), value }
+    }
+
+    pub(crate) fn decode(value: &[u8]) -> Option<OutboundRecord> {
+        let mut r = Reader(value);
+        r.version()?;
+        let released = match r.u8()? {
+            1 => false,
+            2 => true,
+            _ => return None,
+        };
+        Some(OutboundRecord { released, position: Position(r.u64()?) })
+    }
+}
+
+pub(crate) fn delete(table: Table, key: Bytes) -> StateChange {
+    StateChange::Delete { table, key }
+}
+
+/// 64 bits over topic and payload, to tell a resend from a new message under the same packet identifier. Its values
+/// are on disk, so it is spelled out here and pinned by a test; it guards against mistakes, not against malice.
+pub(crate) fn content_hash(topic: &[u8], payload: &[u8]) -> u64 {
+    let seed = mix(0x9E37_79B9_7F4A_7C15, topic.len() as u64);
+    absorb(absorb(seed, topic), payload)
+}
+
+fn absorb(mut hash: u64, bytes: &[u8]) -> u64 {
+    let (words, rest) = bytes.as_chunks::<8>();
+    for word in words {
+        hash = mix(hash, u64::from_le_bytes(*word));
+    }
+    let mut last = [0u8; 8];
+    for (to, from) in last.iter_mut().zip(rest) {
+        *to = *from;
+    }
+    mix(mix(hash, u64::from_le_bytes(last)), bytes.len() as u64)
+}
+
+/// Folded multiplication: high and low half of the product, XORed.
+fn mix(hash: u64, word: u64) -> u64 {
+    let product = u128::from(hash ^ word) * u128::from(0xA076_1D64_78BD_642F_u64);
+    let [low, high] = [product, product >> 64].map(|half| {
+        let [a, b, c, d, e, f, g, h, ..] = half.to_le_bytes();
+        u64::from_le_bytes([a, b, c, d, e, f, g, h])
+    });
+    low ^ high ^ hash.rotate_left(23)
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl Reader<'_> {
+    fn version(&mut self) -> Option<()> {
+        (self.u8()? == VERSION).then_some(())
+    }
+
+    fn u8(&mut self) -> Option<u8> {
+        let (first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        let (bytes, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(u32::from_be_bytes(*bytes))
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        let (bytes, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(u64::from_be_bytes(*bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_session_record_is_read_back(
+            name in "\\PC{0,20}", anonymous: bool, connected: bool, number: u64, expiry_secs: u32, left: u64,
+        ) {
+            let record = SessionRecord {
+                principal: Principal { name: Text::from(name), anonymous },
+                number: SessionNo(number), expiry_secs, connected, left: Timestamp(left),
+            };
+            prop_assert_eq!(SessionRecord::decode(&record.encode()), Some(record));
+        }
+
+        #[test]
+        fn a_subscription_is_read_back(
+            qos in 0u8..3, no_local: bool, retain_as_published: bool, retain_handling in 0u8..3, identifier: u32,
+        ) {
+            let options = SubscribeOptions {
+                qos: Qos::from_u8(qos).unwrap(), no_local, retain_as_published, retain_handling, identifier,
+            };
+            prop_assert_eq!(decode_subscription(&encode_subscription(options)), Some(options));
+        }
+
+        #[test]
+        fn no_value_makes_a_reader_panic(value in proptest::collection::vec(any::<u8>(), 0..40)) {
+            let found = (
+                SessionRecord::decode(&value), decode_subscription(&value), Inbound::decode(&value),
+                OutboundRecord::decode(&value), decode_number_mark(&value), split_key(&value).is_some(),
+            );
+            drop(found);
+        }
+
+        #[test]
+        fn different_messages_have_different_hashes(
+            a in proptest::collection::vec(any::<u8>(), 0..40), b in proptest::collection::vec(any::<u8>(), 0..40),
+        ) {
+            prop_assert_eq!(content_hash(b"t", &a) == content_hash(b"t", &b), a == b);
+        }
+    }
+
+    /// The values of version 1, byte for byte: what the next version of the node has to read.
+    #[test]
+    fn the_layout_is_what_the_module_says() {
+        let record = SessionRecord {
+            principal: Principal { name: Text::from_static("é"), anonymous: true },
+            number: SessionNo(7),
+            expiry_secs: 3600,
+            connected: true,
+            left: Timestamp(258),
+        };
+        assert_eq!(
+            &record.encode()[..],
+            b"\x01\x03\0\0\0\0\0\0\0\x07\0\0\x0E\x10\0\0\0\0\0\0\x01\x02\xC3\xA9"
+        );
+        let options = SubscribeOptions {
+            qos: Qos::ExactlyOnce,
+            no_local: true,
+            retain_as_published: false,
+            retain_handling: 1,
+            identifier: 5,
+        };
+        assert_eq!(&encode_subscription(options)[..], b"\x01\x16\0\0\0\x05");
+        assert_eq!(&pid_key(SessionNo(1), 513)[..], b"\0\0\0\0\0\0\0\x01\x02\x01");
+        let out = OutboundRecord { released: true, position: Position(9) };
+        let StateChange::Put { value: StateValue::Bytes(value), .. } = out.put(SessionNo(1), 1) else {
+            panic!()
+        };
+        assert_eq!(&value[..], b"\x01\x02\0\0\0\0\0\0\0\x09");
+        assert_eq!(OutboundRecord::decode(&value), Some(out));
+    }
+
+    #[test]
+    fn the_hash_is_pinned() {
+        assert_eq!(content_hash(b"plant/7/temp", b"21.5"), PINNED);
+        assert_ne!(content_hash(b"a", b"bc"), content_hash(b"ab", b"c"), "the border counts");
+        assert_ne!(content_hash(b"a", b""), content_hash(b"a", b"\0"), "trailing zeros count");
+    }
+    const PINNED: u64 = 0;
+}
