@@ -139,6 +139,71 @@ async fn what_is_in_no_mailbox_is_offered_to_a_live_session_and_counted_otherwis
     assert_eq!(lock(&connection.got)[0].position, None);
 }
 
+/// The client comes back on another connection, reads everything and resumes.
+fn come_back(hub: &NodeHub, session: SubscriberId, connection: &Arc<Connection>) {
+    hub.reattach(session, Some(connection.clone()));
+    let last = Arc::new(Mutex::new(Position::ZERO));
+    loop {
+        let (through, into) = (*lock(&last), last.clone());
+        let done = move |items: Result<Vec<MailboxItem>, ReadError>| {
+            if let Some(item) = items.unwrap().last() {
+                *lock(&into) = item.event.position;
+            }
+        };
+        hub.read_mailbox(SessionNo(7), through, 100, Box::new(done));
+        if hub.resume(session, through) {
+            return;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_replaced_within_a_round_gets_what_follows_in_it() {
+    let mut bench = Bench::new();
+    let session = bench.session(7, "local/#");
+    let (before, after) = (Connection::new(9), Connection::new(9));
+    come_back(&bench.hub, session, &before);
+    let (hub, next) = (bench.hub.clone(), after.clone());
+    let replace = Box::new(move |_| come_back(&hub, session, &next));
+    bench.hub.submit(from(None, [event("local/1", "1")]), replace);
+    bench.submit("2", from(None, [Event { qos: Qos::AtMostOnce, ..event("local/1", "2") }]));
+    bench.turn().await;
+    assert_eq!((before.texts(), after.texts()), (vec!["1".to_owned()], vec!["2".to_owned()]));
+    assert_eq!((before.flushes(), after.flushes()), (1, 1));
+}
+
+/// A connection whose client comes back elsewhere just when it is offered something.
+struct Leaving {
+    hub: Arc<NodeHub>,
+    session: SubscriberId,
+    next: Arc<Connection>,
+}
+
+impl Outlet for Leaving {
+    fn offer(&self, _: Delivery) -> Offer {
+        come_back(&self.hub, self.session, &self.next);
+        Offer::Full
+    }
+
+    fn flush(&self) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_by_an_earlier_connection_does_not_stop_the_present_one() {
+    let mut bench = Bench::new();
+    let session = bench.session(7, "local/#");
+    let next = Connection::new(9);
+    let leaving = Leaving { hub: bench.hub.clone(), session, next: next.clone() };
+    bench.hub.reattach(session, Some(Arc::new(leaving)));
+    bench.catch_up(7, session);
+    bench.publish("local/1", "read from the mailbox");
+    bench.publish("local/1", "this too");
+    bench.turn().await;
+    bench.publish("local/1", "offered");
+    bench.turn().await;
+    assert_eq!(next.texts(), ["offered"]);
+}
+
 #[test]
 fn a_thousand_sessions_share_one_stored_event() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
