@@ -12,7 +12,7 @@
 //! the head of `ready` (retried or released events) or else slot `fresh`. The cursor passes the settled slots at the
 //! front, and nothing else.
 
-use super::lane::{Admission, Lanes, Mode};
+use super::lane::{Admission, Lanes, Mode, enqueue};
 use super::trouble::Troubles;
 use super::{Options, StreamOptions, Volume};
 use crate::event::{Position, StoredEvent, Timestamp};
@@ -110,6 +110,7 @@ pub(super) struct Flow {
     slots: VecDeque<Slot>,
     base: u64,
     fresh: u64,
+    /// In order: of one key the earlier always goes first, however it came here (P4).
     ready: VecDeque<u64>,
     backoffs: BinaryHeap<Reverse<(Duration, u64)>>,
     /// Where the next answer is expected: right after the last one.
@@ -387,7 +388,7 @@ impl Flow {
             let slot = index(base, next).and_then(|idx| slots.get_mut(idx));
             let Some(slot) = slot.filter(|slot| slot.state == State::Held) else { return false };
             slot.state = State::Queued;
-            ready.push_back(next);
+            enqueue(ready, next);
             true
         });
     }
@@ -395,8 +396,9 @@ impl Flow {
     /// Not before `until` is it tried again; later events of its key wait with it where order is strict.
     pub(super) fn hold_back(&mut self, no: u64, until: Duration) {
         let Some(key) = self.slot(no).map(|slot| slot.key) else { return };
-        let held = self.lanes.hold_back(key, no);
-        if let Some(later) = held {
+        if let Some(later) = self.lanes.hold_back(key, no)
+            && self.slot(later).is_some_and(|slot| matches!(slot.state, State::Queued | State::Backoff))
+        {
             self.set(later, State::Held);
         }
         if self.slot(no).is_some_and(|slot| slot.state != State::Held) {
@@ -417,7 +419,7 @@ impl Flow {
             let waits = self.slot(no).is_some_and(|slot| slot.state == State::Backoff);
             if waits && self.troubles.waits_until(no) == Some(until) {
                 self.set(no, State::Queued);
-                self.ready.push_back(no);
+                enqueue(&mut self.ready, no);
                 self.resume_lane(no);
             }
         }

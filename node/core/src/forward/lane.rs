@@ -140,8 +140,8 @@ impl Lanes {
     }
 }
 
-/// Nearly always at the end.
-fn enqueue(queue: &mut VecDeque<u64>, no: u64) {
+/// Puts `no` where it belongs: nearly always at the end.
+pub(super) fn enqueue(queue: &mut VecDeque<u64>, no: u64) {
     if queue.back().is_none_or(|last| *last < no) {
         queue.push_back(no);
     } else {

@@ -196,6 +196,16 @@ mod tests {
     }
 
     #[test]
+    fn what_the_store_counted_during_a_commit_that_fails_is_not_counted_again() {
+        let mut ledger = ledger();
+        ledger.lost(at(0), loss(1, LossReason::Rejected));
+        ledger.begin();
+        ledger.retained_from(CONSUMER, Position(1));
+        ledger.failed(at(0), Class::Retry, &mut Jitter::new(1));
+        assert!(ledger.begin().is_empty());
+    }
+
+    #[test]
     fn a_closed_store_ends_the_waiting() {
         let mut ledger = ledger();
         ledger.passed(at(0), 1);

@@ -164,6 +164,37 @@ fn strict_over_an_ordered_pipeline_fills_the_window_with_one_key() {
     assert_eq!(world.cursor(0), Some(world.last(0)));
 }
 
+/// Found by a property test: the later event had been taken off the queue and put back because the window was closed.
+#[test]
+fn a_retried_event_goes_before_a_later_one_that_waits_for_the_window() {
+    let window = Volume { events: 100, bytes: 300 };
+    let options = Options { order: Order::Strict, pipeline: Pipeline::Ordered, window, ..options() };
+    let mut world = World::new(options, 2);
+    world.backlog(0, 4, same);
+    world.backlog(1, 50, same);
+    world.connect(100);
+    world.fail(2, Class::Retry);
+    world.pass(ms(300));
+    for _ in 0..40 {
+        world.read_all();
+        world.ack(0);
+    }
+    assert_eq!(world.cursor(0), Some(world.last(0)));
+}
+
+#[test]
+fn a_fatal_answer_reconnects_whatever_it_was_about() {
+    let mut world = World::new(options(), 1);
+    world.backlog(0, 3, same);
+    world.connect(10);
+    let first = world.logs[0].events[0].position;
+    world.retain(0, first);
+    world.fail(0, Class::Fatal);
+    assert!(!world.forwarder.is_up());
+    world.reconnect(10);
+    assert_eq!(world.flying.len(), 2);
+}
+
 #[test]
 fn a_rejected_event_is_counted_with_the_cursor_that_passes_it() {
     let mut world = World::new(options(), 1);
