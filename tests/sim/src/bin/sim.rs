@@ -1,0 +1,3 @@
+//! `sim --seeds N --from S`: as many seeds as there is time for.
+
+fn main() {}
