@@ -239,10 +239,10 @@ impl Sessions {
             return Claim::NotYours;
         }
         if let Some(Slot::Live(live)) = table.clients.get_mut(client_id) {
-            live.link.push(Event::TakenOver);
+            live.link.push(Event::TakenOver { generation: live.generation });
             let waiting = Waiting { link: link.clone(), generation, principal: principal.clone() };
             if let Some(overtaken) = live.waiting.replace(waiting) {
-                overtaken.link.push(Event::TakenOver);
+                overtaken.link.push(Event::TakenOver { generation: overtaken.generation });
             }
             return Claim::Wait;
         }

@@ -18,6 +18,9 @@ pub mod server;
 pub mod session;
 pub mod stats;
 
+#[cfg(test)]
+mod testing;
+
 pub use auth::{PasswordFile, hash_password, password_line};
 pub use clients::{Restored, SessionOptions, SessionStore, Sessions};
 pub use server::{BindError, Listener, ListenerOptions, TlsError, TlsOptions, bind};

@@ -37,7 +37,10 @@ pub enum Event {
         result: Result<Vec<MailboxItem>, ReadError>,
     },
     /// Another connection uses the client id [MQTT-3.1.4-3].
-    TakenOver,
+    TakenOver {
+        /// Which connection has to go: the link may be another's by the time this is read.
+        generation: u64,
+    },
     /// The node stops: say goodbye.
     Stop,
     /// The node stops now: end without another byte.

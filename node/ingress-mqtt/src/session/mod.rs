@@ -501,7 +501,11 @@ impl Machine {
                     self.mailbox(cx, asked, after, result, out);
                 }
             }
-            Event::TakenOver => self.fail(cx, Reason::SessionTakenOver, out), // [MQTT-3.1.4-3]
+            Event::TakenOver { generation } => {
+                if generation == self.generation {
+                    self.fail(cx, Reason::SessionTakenOver, out); // [MQTT-3.1.4-3]
+                }
+            }
             Event::Stop => self.fail(cx, Reason::ServerShuttingDown, out),
             Event::Abort => self.end(cx, End::Lost, out),
         }

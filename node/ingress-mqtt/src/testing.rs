@@ -1,0 +1,557 @@
+//! What the tests share: a hub that is scripted, two clocks turned by hand, packets as bytes.
+
+use crate::clients::{SessionOptions, SessionStore, Sessions};
+use bytes::{Bytes, BytesMut};
+use eventmesh_edge_core::Text;
+use eventmesh_edge_core::event::{Event, LogId, Position, Qos, Sequence, StoredEvent, Timestamp};
+use eventmesh_edge_core::ports::Completion;
+use eventmesh_edge_core::ports::clock::Clock;
+use eventmesh_edge_core::ports::hub::{
+    Accepted, Delivery, Hub, MailboxOptions, Offer, Outlet, Submission, SubscribeOptions, SubscriberId,
+};
+use eventmesh_edge_core::ports::store::{
+    CommitError, MailboxItem, ReadError, SessionNo, StateChange, StateValue, StreamId, Table,
+};
+use eventmesh_edge_core::topic::TopicFilter;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+/// 2023-11-14T22:13:20Z.
+pub(crate) const WALL: Timestamp = Timestamp(1_700_000_000_000);
+
+pub(crate) struct ManualClock(Mutex<(Timestamp, Duration)>);
+
+impl ManualClock {
+    pub(crate) fn new() -> Arc<ManualClock> {
+        Arc::new(ManualClock(Mutex::new((WALL, Duration::ZERO))))
+    }
+
+    pub(crate) fn advance(&self, by: Duration) {
+        let mut now = self.0.lock().unwrap();
+        now.0 = now.0.after(by);
+        now.1 += by;
+    }
+
+    pub(crate) fn set_wall(&self, wall: Timestamp) {
+        self.0.lock().unwrap().0 = wall;
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Timestamp {
+        self.0.lock().unwrap().0
+    }
+    fn monotonic(&self) -> Duration {
+        self.0.lock().unwrap().1
+    }
+}
+
+/// Follows the documented behaviour of the port, and completes submissions when the test says so. It is a script, not a
+/// store: nothing of it is durable.
+pub(crate) struct ScriptedHub(Mutex<Script>);
+
+#[derive(Default)]
+struct Script {
+    auto: bool,
+    fail_next: Option<CommitError>,
+    held: VecDeque<(Submission, Completion<Result<Accepted, CommitError>>)>,
+    last_position: u64,
+    tables: BTreeMap<(u8, Vec<u8>), Bytes>,
+    mailboxes: BTreeMap<(u64, u64), MailboxItem>,
+    subscribers: HashMap<u64, Subscriber>,
+    next_subscriber: u64,
+    subscriptions: Vec<(u64, TopicFilter, SubscribeOptions)>,
+    retained: BTreeMap<Text, Arc<Event>>,
+    published: Vec<Event>,
+    lost: usize,
+}
+
+struct Subscriber {
+    session: Option<SessionNo>,
+    outlet: Option<Arc<dyn Outlet>>,
+    live: bool,
+}
+
+type Done = (Completion<Result<Accepted, CommitError>>, Result<Accepted, CommitError>);
+
+impl ScriptedHub {
+    pub(crate) fn new() -> Arc<ScriptedHub> {
+        Arc::new(ScriptedHub(Mutex::default()))
+    }
+
+    /// Completes every submission at once.
+    pub(crate) fn automatic() -> Arc<ScriptedHub> {
+        let hub = ScriptedHub::new();
+        hub.lock().auto = true;
+        hub
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Script> {
+        self.0.lock().unwrap()
+    }
+
+    pub(crate) fn set_auto(&self, auto: bool) {
+        self.lock().auto = auto;
+        if auto {
+            self.complete_all();
+        }
+    }
+
+    pub(crate) fn fail_next(&self, error: CommitError) {
+        self.lock().fail_next = Some(error);
+    }
+
+    pub(crate) fn held(&self) -> usize {
+        self.lock().held.len()
+    }
+
+    pub(crate) fn complete_all(&self) {
+        while self.complete_one() {}
+    }
+
+    pub(crate) fn complete_one(&self) -> bool {
+        let step = self.lock().complete();
+        let Some(((done, result), offers)) = step else { return false };
+        for (subscriber, outlet, delivery) in &offers {
+            if outlet.offer(delivery.clone()) == Offer::Full {
+                let mut script = self.lock();
+                script.lost += 1;
+                if let Some(s) = script.subscribers.get_mut(subscriber) {
+                    s.live = false;
+                }
+            }
+        }
+        for (_, outlet, _) in &offers {
+            outlet.flush();
+        }
+        done(result);
+        true
+    }
+
+    /// Everything committed so far, in order.
+    pub(crate) fn published(&self) -> Vec<Event> {
+        self.lock().published.clone()
+    }
+
+    pub(crate) fn payloads(&self) -> Vec<String> {
+        self.published().iter().map(|e| String::from_utf8_lossy(&e.payload).into_owned()).collect()
+    }
+
+    pub(crate) fn rows(&self, table: Table) -> Vec<Vec<u8>> {
+        self.lock().tables.keys().filter(|(t, _)| *t == table as u8).map(|(_, key)| key.clone()).collect()
+    }
+
+    pub(crate) fn mailbox_len(&self) -> usize {
+        self.lock().mailboxes.len()
+    }
+
+    /// The mailbox's budget was used up.
+    pub(crate) fn evict_mailboxes(&self) {
+        self.lock().mailboxes.clear();
+    }
+
+    pub(crate) fn subscription_count(&self) -> usize {
+        self.lock().subscriptions.len()
+    }
+
+    pub(crate) fn subscriber_count(&self) -> usize {
+        self.lock().subscribers.len()
+    }
+
+    /// The process ends and starts: tables and mailboxes stay, whatever was not committed is gone.
+    pub(crate) fn restart(&self) -> Arc<ScriptedHub> {
+        let mut old = self.lock();
+        let script = Script {
+            auto: true,
+            tables: std::mem::take(&mut old.tables),
+            mailboxes: std::mem::take(&mut old.mailboxes),
+            last_position: old.last_position,
+            published: std::mem::take(&mut old.published),
+            ..Script::default()
+        };
+        Arc::new(ScriptedHub(Mutex::new(script)))
+    }
+
+    pub(crate) fn put_raw(&self, table: Table, key: &[u8], value: &[u8]) {
+        self.lock().tables.insert((table as u8, key.to_vec()), Bytes::copy_from_slice(value));
+    }
+}
+
+impl Script {
+    #[allow(clippy::type_complexity, reason = "one caller")]
+    fn complete(&mut self) -> Option<(Done, Vec<(u64, Arc<dyn Outlet>, Delivery)>)> {
+        let (submission, done) = self.held.pop_front()?;
+        if let Some(error) = self.fail_next.take() {
+            return Some(((done, Err(error)), Vec::new()));
+        }
+        let mut accepted = Accepted { positions: Vec::new(), matched: Vec::new() };
+        let mut offers = Vec::new();
+        for publication in &submission.publications {
+            self.last_position += 1;
+            let position = Position(self.last_position);
+            accepted.positions.push(Some(position));
+            let event = Arc::new(publication.event.clone());
+            if event.retain {
+                self.retained.insert(event.topic.clone(), event.clone());
+            }
+            self.published.push(publication.event.clone());
+            let matched = self.route(&event, position, publication.publisher, &mut offers);
+            accepted.matched.push(matched);
+        }
+        for change in submission.state {
+            self.apply(change, &accepted);
+        }
+        Some(((done, Ok(accepted)), offers))
+    }
+
+    fn route(
+        &mut self,
+        event: &Arc<Event>,
+        position: Position,
+        publisher: Option<SubscriberId>,
+        offers: &mut Vec<(u64, Arc<dyn Outlet>, Delivery)>,
+    ) -> u32 {
+        let mut matched = 0;
+        for (subscriber, filter, options) in &self.subscriptions {
+            let own = publisher.is_some_and(|p| p.0 == *subscriber);
+            if !filter.matches(&event.topic) || (options.no_local && own) {
+                continue;
+            }
+            matched += 1;
+            let qos = event.qos.min(options.qos);
+            let identifiers = if options.identifier > 0 { vec![options.identifier] } else { Vec::new() };
+            let Some(s) = self.subscribers.get(subscriber) else { continue };
+            if let Some(session) = s.session.filter(|_| qos > Qos::AtMostOnce) {
+                let stored = StoredEvent {
+                    position,
+                    log: LogId(1),
+                    sequence: Sequence::default(),
+                    event: (**event).clone(),
+                    stored_bytes: 0,
+                };
+                let options = MailboxOptions {
+                    qos,
+                    retain: false,
+                    identifiers: identifiers.clone(),
+                    rest: Bytes::new(),
+                };
+                let item = MailboxItem { event: stored, options: options.encode() };
+                self.mailboxes.insert((session.0, position.0), item);
+            }
+            if let Some(outlet) = s.outlet.clone().filter(|_| s.live) {
+                let delivery = Delivery {
+                    event: event.clone(),
+                    position: Some(position),
+                    qos,
+                    retain: options.retain_as_published && event.retain,
+                    identifiers,
+                };
+                offers.push((*subscriber, outlet, delivery));
+            }
+        }
+        matched
+    }
+
+    fn apply(&mut self, change: StateChange, accepted: &Accepted) {
+        match change {
+            StateChange::Put { table, key, value } => {
+                let value = match value {
+                    StateValue::Bytes(bytes) => bytes,
+                    StateValue::Position { event, suffix } => {
+                        let mut out = BytesMut::new();
+                        out.extend_from_slice(&accepted.positions[event].unwrap().0.to_be_bytes());
+                        out.extend_from_slice(&suffix);
+                        out.freeze()
+                    }
+                    StateValue::Record { .. } => panic!("an ingress keeps no records"),
+                };
+                self.tables.insert((table as u8, key.to_vec()), value);
+            }
+            StateChange::Delete { table, key } => {
+                self.tables.remove(&(table as u8, key.to_vec()));
+            }
+            StateChange::MailboxRemove { session, position } => {
+                self.mailboxes.remove(&(session.0, position.0));
+            }
+            StateChange::MailboxUpdate { .. } => panic!("the ingress does not write options"),
+            StateChange::MailboxClear { session } => self.mailboxes.retain(|(s, _), _| *s != session.0),
+        }
+    }
+}
+
+impl Hub for ScriptedHub {
+    fn submit(&self, submission: Submission, done: Completion<Result<Accepted, CommitError>>) {
+        let auto = {
+            let mut script = self.lock();
+            script.held.push_back((submission, done));
+            script.auto
+        };
+        if auto {
+            self.complete_all();
+        }
+    }
+
+    fn attach(&self, session: Option<SessionNo>, outlet: Option<Arc<dyn Outlet>>) -> SubscriberId {
+        let mut script = self.lock();
+        script.next_subscriber += 1;
+        let id = script.next_subscriber;
+        script.subscribers.insert(id, Subscriber { session, outlet, live: session.is_none() });
+        SubscriberId(id)
+    }
+
+    fn reattach(&self, subscriber: SubscriberId, outlet: Option<Arc<dyn Outlet>>) {
+        if let Some(s) = self.lock().subscribers.get_mut(&subscriber.0) {
+            s.outlet = outlet;
+            s.live = false;
+        }
+    }
+
+    fn detach(&self, subscriber: SubscriberId) {
+        let mut script = self.lock();
+        script.subscribers.remove(&subscriber.0);
+        script.subscriptions.retain(|(s, _, _)| *s != subscriber.0);
+    }
+
+    fn subscribe(&self, subscriber: SubscriberId, filter: &TopicFilter, options: SubscribeOptions) -> bool {
+        let mut script = self.lock();
+        let before = script.subscriptions.len();
+        script.subscriptions.retain(|(s, f, _)| *s != subscriber.0 || f != filter);
+        let is_new = script.subscriptions.len() == before;
+        script.subscriptions.push((subscriber.0, filter.clone(), options));
+        is_new
+    }
+
+    fn unsubscribe(&self, subscriber: SubscriberId, filter: &TopicFilter) -> bool {
+        let mut script = self.lock();
+        let before = script.subscriptions.len();
+        script.subscriptions.retain(|(s, f, _)| *s != subscriber.0 || f != filter);
+        script.subscriptions.len() < before
+    }
+
+    fn retained(&self, filter: &TopicFilter, options: SubscribeOptions) -> Vec<Delivery> {
+        let script = self.lock();
+        let matching = script.retained.values().filter(|event| filter.matches(&event.topic));
+        matching
+            .map(|event| Delivery {
+                event: event.clone(),
+                position: None,
+                qos: event.qos.min(options.qos),
+                retain: true,
+                identifiers: if options.identifier > 0 { vec![options.identifier] } else { Vec::new() },
+            })
+            .collect()
+    }
+
+    fn read_mailbox(
+        &self,
+        session: SessionNo,
+        after: Position,
+        max_events: usize,
+        done: Completion<Result<Vec<MailboxItem>, ReadError>>,
+    ) {
+        let items = {
+            let script = self.lock();
+            let range = script.mailboxes.range((session.0, after.0 + 1)..=(session.0, u64::MAX));
+            range.take(max_events).map(|(_, item)| item.clone()).collect()
+        };
+        done(Ok(items));
+    }
+
+    fn resume(&self, subscriber: SubscriberId, through: Position) -> bool {
+        let mut script = self.lock();
+        let Some(session) = script.subscribers.get(&subscriber.0).and_then(|s| s.session) else {
+            return true;
+        };
+        let later =
+            script.mailboxes.range((session.0, through.0 + 1)..=(session.0, u64::MAX)).next().is_some();
+        if let Some(s) = script.subscribers.get_mut(&subscriber.0) {
+            s.live = !later;
+        }
+        !later
+    }
+
+    fn mailbox_options(&self, item: &MailboxItem) -> MailboxOptions {
+        MailboxOptions::decode(&item.options).unwrap()
+    }
+}
+
+impl SessionStore for ScriptedHub {
+    fn scan(&self, table: Table, after: Option<&[u8]>, max: usize) -> Result<Vec<(Bytes, Bytes)>, ReadError> {
+        let script = self.lock();
+        let rows = script
+            .tables
+            .iter()
+            .filter(|((t, key), _)| *t == table as u8 && after.is_none_or(|after| key.as_slice() > after));
+        Ok(rows.take(max).map(|((_, key), value)| (Bytes::from(key.clone()), value.clone())).collect())
+    }
+}
+
+pub(crate) fn sessions(hub: &Arc<ScriptedHub>, clock: &Arc<ManualClock>) -> Arc<Sessions> {
+    let options = SessionOptions { node: Text::from_static("plant-7"), ..SessionOptions::default() };
+    Arc::new(Sessions::new(hub.clone(), clock.clone(), options))
+}
+
+pub(crate) fn full() -> CommitError {
+    CommitError::Full { stream: StreamId(0), used: 9, max: 10, need: 2 }
+}
+
+/// Packets as a client writes them.
+pub(crate) mod wire {
+    use crate::codec::Version;
+
+    pub(crate) fn packet(first: u8, body: &[u8]) -> Vec<u8> {
+        let mut out = vec![first];
+        let mut length = body.len();
+        loop {
+            let low = (length & 0x7F) as u8;
+            length >>= 7;
+            out.push(if length > 0 { low | 0x80 } else { low });
+            if length == 0 {
+                break;
+            }
+        }
+        out.extend_from_slice(body);
+        out
+    }
+
+    pub(crate) fn text(text: &str) -> Vec<u8> {
+        bytes(text.as_bytes())
+    }
+
+    pub(crate) fn bytes(bytes: &[u8]) -> Vec<u8> {
+        let mut out = u16::try_from(bytes.len()).unwrap().to_be_bytes().to_vec();
+        out.extend_from_slice(bytes);
+        out
+    }
+
+    #[derive(Clone)]
+    pub(crate) struct Connect<'a> {
+        pub(crate) version: Version,
+        pub(crate) client_id: &'a str,
+        pub(crate) clean: bool,
+        pub(crate) keep_alive: u16,
+        pub(crate) username: Option<&'a str>,
+        pub(crate) password: Option<&'a [u8]>,
+        /// topic, payload, qos, retain
+        pub(crate) will: Option<(&'a str, &'a str, u8, bool)>,
+        pub(crate) properties: Vec<u8>,
+        pub(crate) will_properties: Vec<u8>,
+    }
+
+    impl Default for Connect<'_> {
+        fn default() -> Self {
+            Connect {
+                version: Version::V311,
+                client_id: "c",
+                clean: true,
+                keep_alive: 60,
+                username: None,
+                password: None,
+                will: None,
+                properties: Vec::new(),
+                will_properties: Vec::new(),
+            }
+        }
+    }
+
+    impl Connect<'_> {
+        pub(crate) fn encode(&self) -> Vec<u8> {
+            let mut body = match self.version {
+                Version::V31 => [text("MQIsdp"), vec![3]].concat(),
+                Version::V311 => [text("MQTT"), vec![4]].concat(),
+                Version::V5 => [text("MQTT"), vec![5]].concat(),
+            };
+            let mut flags = if self.clean { 2 } else { 0 };
+            if let Some((_, _, qos, retain)) = self.will {
+                flags |= 4 | qos << 3 | u8::from(retain) << 5;
+            }
+            flags |= if self.username.is_some() { 0x80 } else { 0 };
+            flags |= if self.password.is_some() { 0x40 } else { 0 };
+            body.push(flags);
+            body.extend_from_slice(&self.keep_alive.to_be_bytes());
+            if self.version.is_v5() {
+                body.push(u8::try_from(self.properties.len()).unwrap());
+                body.extend_from_slice(&self.properties);
+            }
+            body.extend(text(self.client_id));
+            if let Some((topic, payload, _, _)) = self.will {
+                if self.version.is_v5() {
+                    body.push(u8::try_from(self.will_properties.len()).unwrap());
+                    body.extend_from_slice(&self.will_properties);
+                }
+                body.extend(text(topic));
+                body.extend(text(payload));
+            }
+            body.extend(self.username.map(text).unwrap_or_default());
+            body.extend(self.password.map(bytes).unwrap_or_default());
+            packet(0x10, &body)
+        }
+    }
+
+    pub(crate) fn session_expiry(secs: u32) -> Vec<u8> {
+        [&[0x11][..], &secs.to_be_bytes()].concat()
+    }
+
+    pub(crate) fn publish(
+        version: Version,
+        topic: &str,
+        qos: u8,
+        pid: u16,
+        dup: bool,
+        payload: &str,
+    ) -> Vec<u8> {
+        publish_with(version, topic, qos, pid, dup, payload, &[])
+    }
+
+    pub(crate) fn publish_with(
+        version: Version,
+        topic: &str,
+        qos: u8,
+        pid: u16,
+        dup: bool,
+        payload: &str,
+        properties: &[u8],
+    ) -> Vec<u8> {
+        let mut body = text(topic);
+        if qos > 0 {
+            body.extend_from_slice(&pid.to_be_bytes());
+        }
+        if version.is_v5() {
+            body.push(u8::try_from(properties.len()).unwrap());
+            body.extend_from_slice(properties);
+        }
+        body.extend_from_slice(payload.as_bytes());
+        packet(0x30 | qos << 1 | u8::from(dup) << 3, &body)
+    }
+
+    pub(crate) fn ack(first: u8, pid: u16) -> Vec<u8> {
+        packet(first, &pid.to_be_bytes())
+    }
+
+    pub(crate) fn subscribe(version: Version, pid: u16, filters: &[(&str, u8)]) -> Vec<u8> {
+        let mut body = pid.to_be_bytes().to_vec();
+        if version.is_v5() {
+            body.push(0);
+        }
+        for (filter, options) in filters {
+            body.extend(text(filter));
+            body.push(*options);
+        }
+        packet(0x82, &body)
+    }
+
+    pub(crate) fn unsubscribe(version: Version, pid: u16, filters: &[&str]) -> Vec<u8> {
+        let mut body = pid.to_be_bytes().to_vec();
+        if version.is_v5() {
+            body.push(0);
+        }
+        for filter in filters {
+            body.extend(text(filter));
+        }
+        packet(0xA2, &body)
+    }
+
+    pub(crate) const PINGREQ: [u8; 2] = [0xC0, 0];
+    pub(crate) const DISCONNECT: [u8; 2] = [0xE0, 0];
+}
