@@ -216,14 +216,17 @@ impl State {
 
     fn refused(&mut self, outgoing: Outgoing<'_>, refused: &Offered) {
         if !refused.in_mailbox {
-            return self.dropped(refused.subscriber, outgoing.event, outgoing.position);
+            self.dropped(refused.subscriber, outgoing.event, outgoing.position);
         }
         let Some(subscriber) = self.subscribers.get_mut(refused.subscriber) else { return };
         // With another outlet the session is reading already, beyond what was offered to the earlier one.
-        if subscriber.outlet_no == refused.outlet_no
-            && let Some(position) = outgoing.position
-        {
-            subscriber.handover.refused(position);
+        if subscriber.outlet_no != refused.outlet_no {
+            return;
+        }
+        // The outlet knows that it was full and will read its mailbox, whatever it was that found no room.
+        match outgoing.position.filter(|_| refused.in_mailbox) {
+            Some(position) => subscriber.handover.refused(position),
+            None => subscriber.handover.restart(),
         }
     }
 

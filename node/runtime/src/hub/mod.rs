@@ -21,7 +21,8 @@
 //!   [`CommitError::Full`] although it was willing to wait.
 //! - **Persistent sessions** are offered what is in their mailbox directly after the commit while they keep up;
 //!   [`Handover`] says when they read it instead. A message that is in no mailbox (QoS 0) is offered while the session
-//!   is live, and otherwise counted as lost to a slow subscriber if it is connected at all.
+//!   is live, and otherwise counted as lost to a slow subscriber if it is connected at all. Whatever an outlet of a session
+//!   has no room for, it is offered nothing more before it resumes.
 //! - **Other subscribers** that have no room lose the message: counted per subscriber ([`NodeHub::dropped`]) and in the
 //!   ledger as [`LossReason::SlowSubscriber`](eventmesh_edge_core::ports::store::LossReason::SlowSubscriber), once a
 //!   second at most.
@@ -35,6 +36,7 @@ mod deliver;
 mod downward;
 mod inbox;
 mod losses;
+mod mailbox;
 mod parking;
 mod plan;
 mod state;
@@ -59,7 +61,8 @@ use eventmesh_edge_core::ports::store::{
 };
 use eventmesh_edge_core::route::Router;
 use eventmesh_edge_core::topic::TopicFilter;
-use inbox::{FoundNothing, Inbox};
+use inbox::Inbox;
+use mailbox::MailboxRead;
 use state::State;
 use std::future::Future;
 use std::pin::pin;
@@ -143,8 +146,6 @@ const RARE: u64 = 30;
 const EXPIRED_AT_ONCE: usize = 256;
 /// Retained values loaded in one read.
 const SCAN_PAGE: usize = 256;
-/// Most bytes of one read of a mailbox.
-const MAILBOX_READ_BYTES: usize = 128 << 10;
 
 /// The Hub port over a store, a router and a clock.
 pub struct NodeHub {
@@ -379,14 +380,9 @@ impl Hub for NodeHub {
             let id = state.subscribers.of_session(session);
             id.and_then(|id| Some((id, state.subscribers.get(id)?.handover.mark())))
         };
-        let inbox = self.inbox.clone();
-        let read = move |result: Result<Vec<MailboxItem>, ReadError>| {
-            if let (Some((subscriber, mark)), true) = (reader, result.as_ref().is_ok_and(Vec::is_empty)) {
-                inbox.found_nothing(FoundNothing { subscriber, mark, after });
-            }
-            done(result);
-        };
-        self.store.read_mailbox(session, after, max_events, MAILBOX_READ_BYTES, Box::new(read));
+        let (store, inbox) = (self.store.clone(), self.inbox.clone());
+        let (items, bytes) = (Vec::new(), 0);
+        MailboxRead { store, inbox, session, reader, after, max_events, items, bytes, done }.go_on();
     }
 
     fn resume(&self, subscriber: SubscriberId, through: Position) -> bool {

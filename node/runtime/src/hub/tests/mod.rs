@@ -15,7 +15,7 @@ use eventmesh_edge_core::event::{Timestamp, Via};
 use eventmesh_edge_core::ports::hub::{Offer, Publication};
 use eventmesh_edge_core::ports::store::{Committed, StoreSpec, StreamId, WhenFull};
 use eventmesh_edge_core::route::Route;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 const NOW: Timestamp = Timestamp(1_790_000_000_000);
 const TELEMETRY: StreamId = StreamId(0);
@@ -46,6 +46,8 @@ struct Connection {
     room: AtomicUsize,
     got: Mutex<Vec<Delivery>>,
     flushes: AtomicUsize,
+    /// It had no room since it was last asked.
+    overflow: AtomicBool,
 }
 
 impl Connection {
@@ -54,6 +56,7 @@ impl Connection {
             room: AtomicUsize::new(room),
             got: Mutex::default(),
             flushes: AtomicUsize::new(0),
+            overflow: AtomicBool::new(false),
         })
     }
 
@@ -74,6 +77,7 @@ impl Outlet for Connection {
     fn offer(&self, delivery: Delivery) -> Offer {
         let room = self.room.load(Ordering::Relaxed);
         if room == 0 {
+            self.overflow.store(true, Ordering::Relaxed);
             return Offer::Full;
         }
         self.room.store(room - 1, Ordering::Relaxed);
@@ -202,12 +206,16 @@ impl Bench {
 
     /// What is in a mailbox, read through the hub.
     fn mailbox(&self, number: u64, after: Position) -> Vec<MailboxItem> {
+        self.mailbox_of(number, after, 100)
+    }
+
+    fn mailbox_of(&self, number: u64, after: Position, max: usize) -> Vec<MailboxItem> {
         let items = Arc::new(Mutex::new(None));
         let into = items.clone();
         let done = Box::new(move |result: Result<Vec<MailboxItem>, ReadError>| {
             *lock(&into) = Some(result.unwrap());
         });
-        self.hub.read_mailbox(SessionNo(number), after, 100, done);
+        self.hub.read_mailbox(SessionNo(number), after, max, done);
         lock(&items).take().expect("the store in memory answers at once")
     }
 

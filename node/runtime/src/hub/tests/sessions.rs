@@ -204,6 +204,28 @@ async fn a_refusal_by_an_earlier_connection_does_not_stop_the_present_one() {
     assert_eq!(next.texts(), ["offered"]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn fewer_entries_than_asked_for_are_the_end_of_the_mailbox() {
+    let mut bench = Bench::over(MemoryStore::new(spec()), |_| {});
+    let session = bench.session(7, "local/#");
+    // More than one piece of what the store reads at once.
+    for n in 0..6 {
+        bench.publish("local/1", &format!("{n} {}", "x".repeat(60_000)));
+    }
+    bench.turn().await;
+    bench.hub.reattach(session, Some(Connection::new(9)));
+    let items = bench.mailbox_of(7, Position::ZERO, 32);
+    assert_eq!(items.len(), 6);
+    assert!(bench.hub.resume(session, items[5].event.position));
+    // But an answer has a bound.
+    for n in 0..6 {
+        bench.publish("local/1", &format!("{n} {}", "x".repeat(60_000)));
+    }
+    bench.turn().await;
+    assert!((8..12).contains(&bench.mailbox_of(7, Position::ZERO, 32).len()));
+    assert_eq!(bench.mailbox_of(7, Position::ZERO, 4).len(), 4);
+}
+
 #[test]
 fn a_thousand_sessions_share_one_stored_event() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -222,7 +244,7 @@ fn a_thousand_sessions_share_one_stored_event() {
 
 #[derive(Clone, Copy, Debug)]
 enum Op {
-    Publish,
+    Publish(Qos),
     Complete(usize),
     Turn,
     Read,
@@ -233,7 +255,8 @@ enum Op {
 
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
-        6 => Just(Op::Publish),
+        6 => Just(Op::Publish(Qos::AtLeastOnce)),
+        2 => Just(Op::Publish(Qos::AtMostOnce)),
         3 => (1usize..4).prop_map(Op::Complete),
         3 => Just(Op::Turn),
         4 => Just(Op::Read),
@@ -258,20 +281,20 @@ impl Client {
         Client { connection, live: false, taken: 0, received: Vec::new() }
     }
 
-    /// Takes what was offered, then reads if it is not live. A full queue has refused something: it reads again.
+    /// Takes what was offered. Reads if it is not live, or was full: then it missed something.
     fn step(&mut self, bench: &Bench, session: SubscriberId) {
         let offered: Vec<_> = lock(&self.connection.got)[self.taken..].to_vec();
         self.taken += offered.len();
-        self.received.extend(offered.iter().map(|d| d.position.unwrap()));
-        let through = self.received.last().copied().unwrap_or_default();
-        if self.live && !bench.hub.resume(session, through) {
+        self.received.extend(offered.iter().filter_map(|d| d.position));
+        if self.connection.overflow.swap(false, Ordering::Relaxed) {
             self.live = false;
         }
         if !self.live {
-            let items = bench.mailbox(7, through);
-            self.received.extend(items.iter().take(2).map(|item| item.event.position));
+            let after = self.received.last().copied().unwrap_or_default();
+            let items = bench.mailbox_of(7, after, 2);
+            self.received.extend(items.iter().map(|item| item.event.position));
             let through = self.received.last().copied().unwrap_or_default();
-            self.live = bench.hub.resume(session, through);
+            self.live = items.len() < 2 && bench.hub.resume(session, through);
         }
     }
 }
@@ -288,9 +311,10 @@ proptest! {
             let mut published = 0;
             for op in ops {
                 match op {
-                    Op::Publish => {
+                    Op::Publish(qos) => {
                         published += 1;
-                        bench.publish("local/1", &published.to_string());
+                        let event = Event { qos, ..event("local/1", &published.to_string()) };
+                        bench.submit("x", from(None, [event]));
                     }
                     Op::Complete(n) => drop(bench.store.complete_next(n)),
                     Op::Turn => bench.turn().await,
