@@ -13,50 +13,16 @@
 //! front, and nothing else.
 
 use super::lane::{Admission, Lanes, Mode, enqueue};
+use super::reading::Reading;
+use super::slot::{Slot, State};
 use super::trouble::Troubles;
 use super::{Options, StreamOptions, Volume};
 use crate::event::{Position, StoredEvent, Timestamp};
 use crate::ports::store::{Batch, Consumer, Loss, LossReason, Read, StreamId};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// In `ready`, or at or after `fresh`.
-    Queued,
-    /// Sent on this connection, unanswered.
-    InFlight,
-    /// Refused for the moment: in `backoffs`.
-    Backoff,
-    /// In the lane of an earlier event of its key.
-    Held,
-    /// The upstream has it.
-    Acked,
-    /// Given up; counted when the cursor passes it.
-    Lost(LossReason),
-}
-
-#[derive(Debug)]
-struct Slot {
-    position: Position,
-    /// Hash of (source, topic): a collision makes two keys wait for each other and does no other harm.
-    key: u64,
-    bytes: u32,
-    /// Handed to the uplink at least once.
-    sent: bool,
-    state: State,
-    /// `None` once settled.
-    event: Option<Arc<StoredEvent>>,
-}
-
-impl Slot {
-    fn is_settled(&self) -> bool {
-        matches!(self.state, State::Acked | State::Lost(_))
-    }
-}
 
 /// What an answer of the upstream was about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,22 +35,6 @@ pub(super) enum Answered {
     GivenUp { bytes: usize },
     /// Nothing that was asked.
     Unknown,
-}
-
-/// What the reading side waits for.
-#[derive(Debug, Default)]
-struct Reading {
-    /// Everything up to here was read.
-    through: Position,
-    outstanding: bool,
-    /// Something may be there after `through`.
-    more: bool,
-    /// [`super::Input::Appended`] came while a read was outstanding: its `at_end` is no longer true.
-    dirty: bool,
-    failures: u32,
-    /// Not before this, after a failure.
-    retry_at: Option<Duration>,
-    closed: bool,
 }
 
 /// Bounds of one flow.
@@ -149,7 +99,7 @@ impl Flow {
             cursor: stream.acked,
             committing: stream.acked,
             committed: stream.acked,
-            reading: Reading { through: stream.acked, more: true, ..Reading::default() },
+            reading: Reading::new(stream.acked),
         }
     }
 
@@ -170,8 +120,7 @@ impl Flow {
 
     /// Something may be there to be read.
     pub(super) fn appended(&mut self) {
-        self.reading.more = true;
-        self.reading.dirty = self.reading.outstanding;
+        self.reading.appended();
     }
 
     /// How much may be read now without leaving the bounds; `None` if nothing. Half the room must be free first, so that
@@ -193,64 +142,38 @@ impl Flow {
 
     /// The read to be made now, if any.
     pub(super) fn next_read(&mut self) -> Option<Read> {
-        let reading = &self.reading;
-        if !reading.more || reading.outstanding || reading.closed || reading.retry_at.is_some() {
+        if !self.reading.is_wanted() {
             return None;
         }
         let room = self.room()?;
-        self.reading.outstanding = true;
-        self.reading.dirty = false;
-        Some(Read {
-            consumer: self.consumer,
-            after: self.reading.through,
-            max_events: room.events,
-            max_bytes: room.bytes,
-        })
+        Some(self.reading.begin(self.consumer, room))
     }
 
-    /// A read was answered: what it found is queued.
+    /// A read was answered: what it found is queued, but for what the store gave up while the read was under way.
     pub(super) fn fetched(&mut self, batch: Batch, now: Duration) {
-        self.reading.outstanding = false;
-        self.reading.failures = 0;
-        self.reading.more = !batch.at_end || self.reading.dirty;
+        self.reading.answered(batch.at_end);
         for event in batch.events {
-            self.queue(event);
+            if self.reading.pass(event.position) {
+                let slot = Slot::new(event, self.lanes.are_used());
+                self.waiting.add(slot.bytes());
+                self.slots.push_back(slot);
+            }
         }
-        self.reading.through = self.reading.through.max(batch.through);
+        self.reading.pass(batch.through);
         if self.gap_is_full() {
             // From now on the event that fills the gap has its time to be answered.
             self.progress_at = now;
         }
     }
 
-    fn queue(&mut self, event: StoredEvent) {
-        if event.position <= self.reading.through {
-            return; // Given up by the store while the read was under way.
-        }
-        self.reading.through = event.position;
-        self.waiting.add(bytes_of(event.stored_bytes));
-        self.slots.push_back(Slot {
-            position: event.position,
-            key: if self.lanes.are_used() { key_of(&event) } else { 0 },
-            bytes: event.stored_bytes,
-            sent: false,
-            state: State::Queued,
-            event: Some(Arc::new(event)),
-        });
-    }
-
     /// A read failed; `retry_at` is `None` if the store is closed.
     pub(super) fn fetch_failed(&mut self, retry_at: Option<Duration>) {
-        self.reading.outstanding = false;
-        self.reading.more = true;
-        self.reading.failures = self.reading.failures.saturating_add(1);
-        self.reading.closed = retry_at.is_none();
-        self.reading.retry_at = retry_at;
+        self.reading.failed(retry_at);
     }
 
     /// How often in a row.
     pub(super) fn fetch_failures(&self) -> u32 {
-        self.reading.failures
+        self.reading.failures()
     }
 
     // --- sending
@@ -278,7 +201,7 @@ impl Flow {
         if slot.state != State::Queued {
             return false;
         }
-        if slot.event.as_ref().is_some_and(|event| is_expired(event, wall, max_age)) {
+        if slot.is_expired(wall, max_age) {
             self.give_up(no, LossReason::Expired);
             return false;
         }
@@ -299,7 +222,7 @@ impl Flow {
 
     /// Stored bytes of a slot.
     pub(super) fn bytes(&self, no: u64) -> usize {
-        self.slot(no).map_or(0, |slot| bytes_of(slot.bytes))
+        self.slot(no).map_or(0, Slot::bytes)
     }
 
     /// Marks what was taken as in flight. Returns the event, and whether it was sent before.
@@ -309,7 +232,7 @@ impl Flow {
         }
         let slot = self.slot_mut(no)?;
         let event = slot.event.clone()?;
-        let (again, bytes) = (slot.sent, bytes_of(slot.bytes));
+        let (again, bytes) = (slot.sent, slot.bytes());
         slot.sent = true;
         slot.state = State::InFlight;
         self.waiting.remove(bytes);
@@ -324,7 +247,7 @@ impl Flow {
         let Some(no) = self.find(position) else { return self.answered_given_up(position) };
         self.hint = no + 1;
         let Some(slot) = self.slot_mut(no) else { return Answered::Unknown };
-        let bytes = bytes_of(slot.bytes);
+        let bytes = slot.bytes();
         match slot.state {
             State::InFlight => {
                 slot.state = State::Queued;
@@ -371,7 +294,7 @@ impl Flow {
     /// Only for slots that are not in flight.
     fn settle(&mut self, no: u64, state: State) {
         let Some(slot) = self.slot_mut(no) else { return };
-        let (key, bytes) = (slot.key, bytes_of(slot.bytes));
+        let (key, bytes) = (slot.key, slot.bytes());
         slot.state = state;
         slot.event = None;
         self.waiting.remove(bytes);
@@ -410,7 +333,7 @@ impl Flow {
 
     /// Queues what has waited long enough.
     pub(super) fn wake(&mut self, now: Duration) {
-        self.reading.retry_at = self.reading.retry_at.filter(|at| *at > now);
+        self.reading.wake(now);
         while let Some(&Reverse((until, no))) = self.backoffs.peek() {
             if until > now {
                 return;
@@ -437,7 +360,7 @@ impl Flow {
     /// The next moment at which [`Flow::wake`] has something to do.
     pub(super) fn deadline(&self) -> Option<Duration> {
         let backoff = self.backoffs.peek().map(|Reverse((until, _))| *until);
-        [backoff, self.reading.retry_at].into_iter().flatten().min()
+        [backoff, self.reading.deadline()].into_iter().flatten().min()
     }
 
     /// The connection is gone: everything unanswered is queued again, in order (P2, P4).
@@ -445,7 +368,7 @@ impl Flow {
         for slot in &mut self.slots {
             if !slot.is_settled() {
                 if slot.state == State::InFlight {
-                    self.waiting.add(bytes_of(slot.bytes));
+                    self.waiting.add(slot.bytes());
                 }
                 slot.state = State::Queued;
             }
@@ -507,7 +430,7 @@ impl Flow {
                     consumer: Some(self.consumer),
                     reason,
                     events: 1,
-                    bytes: u64::from(slot.bytes),
+                    bytes: slot.bytes() as u64,
                     range: (slot.position, slot.position),
                 }),
                 _ => acked += 1,
@@ -531,14 +454,14 @@ impl Flow {
         }
         self.fresh = self.fresh.max(self.base);
         self.cursor = self.cursor.max(acked);
-        self.reading.through = self.reading.through.max(acked);
+        self.reading.pass(acked);
         true
     }
 
     fn drop_front(&mut self) {
         let no = self.base;
         let Some(slot) = self.slots.front() else { return };
-        let (position, bytes, state) = (slot.position, bytes_of(slot.bytes), slot.state);
+        let (position, bytes, state) = (slot.position, slot.bytes(), slot.state);
         if state == State::InFlight {
             // Still unanswered, so it still takes its place in the upstream's window.
             self.given_up.push_back((position, bytes));
@@ -601,24 +524,4 @@ impl Flow {
 
 fn index(base: u64, no: u64) -> Option<usize> {
     usize::try_from(no.checked_sub(base)?).ok()
-}
-
-fn bytes_of(stored: u32) -> usize {
-    usize::try_from(stored).unwrap_or(usize::MAX)
-}
-
-fn key_of(event: &StoredEvent) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    let (source, topic): (&str, &str) = (&event.event.source, &event.event.topic);
-    (source, topic).hash(&mut hasher);
-    hasher.finish()
-}
-
-/// Past its own deadline or older than its stream keeps; never by a clock that has not been set.
-fn is_expired(stored: &StoredEvent, wall: Timestamp, max_age: Option<Duration>) -> bool {
-    let event = &stored.event;
-    let by_deadline = event.expires.is_some_and(|at| at <= wall);
-    let by_age =
-        event.received.is_plausible() && max_age.is_some_and(|age| event.received.after(age) <= wall);
-    wall.is_plausible() && (by_deadline || by_age)
 }

@@ -34,6 +34,8 @@ mod ledger;
 mod link;
 mod options;
 mod progress;
+mod reading;
+mod slot;
 mod trouble;
 
 #[cfg(test)]

@@ -169,17 +169,21 @@ fn strict_over_an_ordered_pipeline_fills_the_window_with_one_key() {
 fn a_retried_event_goes_before_a_later_one_that_waits_for_the_window() {
     let window = Volume { events: 100, bytes: 300 };
     let options = Options { order: Order::Strict, pipeline: Pipeline::Ordered, window, ..options() };
-    let mut world = World::new(options, 2);
-    world.backlog(0, 4, same);
-    world.backlog(1, 50, same);
-    world.connect(100);
-    world.fail(2, Class::Retry);
-    world.pass(ms(300));
-    for _ in 0..40 {
-        world.read_all();
-        world.ack(0);
+    for first in [1, 2] {
+        let mut world = World::new(options.clone(), 2);
+        world.backlog(0, 4, same);
+        world.backlog(1, 50, same);
+        world.connect(100);
+        while world.flying.iter().filter(|f| f.0 == 0).count() > first {
+            world.fail(first, Class::Retry);
+        }
+        world.pass(ms(300));
+        for _ in 0..40 {
+            world.read_all();
+            world.ack(0);
+        }
+        assert_eq!(world.cursor(0), Some(world.last(0)));
     }
-    assert_eq!(world.cursor(0), Some(world.last(0)));
 }
 
 #[test]
