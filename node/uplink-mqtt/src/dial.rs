@@ -38,6 +38,10 @@ pub(crate) enum DialError {
     Closed,
     #[error("server does not speak MQTT 5, it answered as one for MQTT 3")]
     Mqtt3,
+    #[error(
+        "server answered CONNECT with something else (byte 0x{0:02x}): is it an MQTT port, and does it want TLS?"
+    )]
+    NoConnack(u8),
     #[error("{0}")]
     Decode(#[from] DecodeError),
     #[error("{0}")]
@@ -121,10 +125,12 @@ async fn connack(stream: &mut Stream, buf: &mut BytesMut, max: u32) -> Result<Co
         if buf.starts_with(&[0x20, 0x02, 0x00, 0x01]) {
             return Err(DialError::Mqtt3);
         }
-        match decode(buf, max)? {
-            None => {}
-            Some(Packet::ConnAck(connack)) => return Ok(connack),
-            Some(_) => return Err(Lost::OutOfPlace("packet before CONNACK").into()),
+        // Looked at before the rest is there: what is no MQTT at all may announce any length.
+        if let Some(first) = buf.first().filter(|b| **b != 0x20) {
+            return Err(DialError::NoConnack(*first));
+        }
+        if let Some(Packet::ConnAck(connack)) = decode(buf, max)? {
+            return Ok(connack);
         }
     }
 }
