@@ -1,1 +1,620 @@
+//! Over real loopback sockets, with a scripted hub behind. Nothing here depends on how long anything takes.
 
+use super::connection::TASK_BYTES;
+use super::*;
+use crate::clients::SessionOptions;
+use crate::codec::Version;
+use crate::testing::wire::{self, Connect};
+use crate::testing::{ScriptedHub, WALL};
+use eventmesh_edge_core::event::Timestamp;
+use eventmesh_edge_core::ports::clock::Clock;
+use eventmesh_edge_core::ports::hub::{Credentials, Denied, Principal};
+use std::io::{Read, Write};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+const V3: Version = Version::V311;
+const V5: Version = Version::V5;
+
+/// Follows the runtime's clock, also where a test has paused it.
+struct RuntimeClock(Instant);
+
+impl Clock for RuntimeClock {
+    fn now(&self) -> Timestamp {
+        WALL.after(self.0.elapsed())
+    }
+    fn monotonic(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+struct Server {
+    address: SocketAddr,
+    hub: Arc<ScriptedHub>,
+    sessions: Arc<Sessions>,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<std::io::Result<()>>,
+}
+
+impl Server {
+    fn new(adjust: impl FnOnce(&mut ListenerOptions)) -> Server {
+        Server::with(None, adjust)
+    }
+
+    fn with(auth: Option<Arc<dyn Authenticator>>, adjust: impl FnOnce(&mut ListenerOptions)) -> Server {
+        let hub = ScriptedHub::automatic();
+        let clock = Arc::new(RuntimeClock(Instant::now()));
+        let sessions = Arc::new(Sessions::new(hub.clone(), clock, SessionOptions::default()));
+        let mut options = ListenerOptions::new(([127, 0, 0, 1], 0).into());
+        options.limits.anonymous = auth.is_none();
+        adjust(&mut options);
+        let listener = bind(options, sessions.clone(), auth).unwrap();
+        let address = listener.local_addr();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(listener.run(async move { stopped.await.unwrap_or(()) }));
+        Server { address, hub, sessions, stop: Some(stop), task }
+    }
+
+    async fn open(&self) -> Client<TcpStream> {
+        Client { stream: TcpStream::connect(self.address).await.unwrap() }
+    }
+
+    async fn connect(&self, connect: &Connect<'_>) -> Client<TcpStream> {
+        let mut client = self.open().await;
+        client.send(&connect.encode()).await;
+        let (first, body) = client.packet().await.expect("CONNACK");
+        assert_eq!((first, body[1]), (0x20, 0));
+        client
+    }
+
+    async fn stop(mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+struct Client<S> {
+    stream: S,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+    async fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.unwrap();
+        self.stream.flush().await.unwrap();
+    }
+
+    /// First byte and body; `None` when the connection is closed.
+    async fn packet(&mut self) -> Option<(u8, Vec<u8>)> {
+        let first = self.stream.read_u8().await.ok()?;
+        let (mut length, mut shift) = (0usize, 0);
+        loop {
+            let byte = self.stream.read_u8().await.ok()?;
+            length |= usize::from(byte & 0x7F) << shift;
+            shift += 7;
+            if byte & 0x80 == 0 {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        self.stream.read_exact(&mut body).await.ok()?;
+        Some((first, body))
+    }
+
+    async fn expect(&mut self, first: u8, body: &[u8]) {
+        assert_eq!(self.packet().await, Some((first, body.to_vec())));
+    }
+
+    async fn expect_closed(&mut self) {
+        assert_eq!(self.packet().await, None);
+    }
+}
+
+fn clean(version: Version, client_id: &str) -> Connect<'_> {
+    Connect { version, client_id, ..Connect::default() }
+}
+
+fn kept(client_id: &str) -> Connect<'_> {
+    Connect { client_id, clean: false, ..Connect::default() }
+}
+
+#[tokio::test]
+async fn packets_may_arrive_byte_by_byte() {
+    let server = Server::new(|_| {});
+    let mut client = server.open().await;
+    let bytes = [
+        clean(V3, "é").encode(),
+        wire::subscribe(V3, 1, &[("a/+", 1)]),
+        wire::publish(V3, "a/é", 1, 2, false, "half"),
+        wire::PINGREQ.to_vec(),
+    ];
+    for byte in bytes.concat() {
+        client.send(&[byte]).await;
+        tokio::task::yield_now().await;
+    }
+    client.expect(0x20, &[0, 0]).await;
+    let mut first_bytes = Vec::new();
+    for _ in 0..4 {
+        first_bytes.push(client.packet().await.unwrap().0);
+    }
+    first_bytes.sort_unstable();
+    assert_eq!(
+        first_bytes,
+        [0x32, 0x40, 0x90, 0xD0],
+        "the message, PUBACK, SUBACK; PINGRESP waits for none of them"
+    );
+}
+
+#[tokio::test]
+async fn a_client_may_send_everything_at_once() {
+    let server = Server::new(|_| {});
+    server.hub.set_auto(false);
+    let mut client = server.open().await;
+    let publishes: Vec<u8> =
+        (1..=2000u16).flat_map(|pid| wire::publish(V3, "t", 1, pid, false, &"x".repeat(100))).collect();
+    let hello = [kept("c").encode(), wire::subscribe(V3, 1, &[("s", 0)])].concat();
+    client.send(&hello).await;
+    let everything = publishes;
+    let (mut read, mut write) = client.stream.into_split();
+    let writing = tokio::spawn(async move {
+        write.write_all(&everything).await.unwrap();
+        write
+    });
+    server.hub.set_auto(true);
+    let mut answers = vec![0; 4 + 5 + 4 * 2000];
+    read.read_exact(&mut answers).await.unwrap();
+    assert_eq!(answers[..9], [0x20, 2, 0, 0, 0x90, 3, 0, 1, 0]);
+    assert_eq!(answers[9..13], [0x40, 2, 0, 1]);
+    assert_eq!(answers[answers.len() - 4..], [[0x40, 2], 2000u16.to_be_bytes()].concat());
+    assert_eq!(server.hub.published().len(), 2000);
+    drop(writing.await.unwrap());
+}
+
+#[tokio::test]
+async fn a_large_message_comes_whole_and_in_pieces() {
+    let server = Server::new(|_| {});
+    let mut client = server.connect(&clean(V3, "c")).await;
+    let payload = "0123456789abcdef".repeat(16 * 1024);
+    let mut bytes = wire::publish(V3, "t", 1, 1, false, &payload);
+    bytes.extend(wire::publish(V3, "t", 1, 2, false, "next"));
+    for piece in bytes.chunks(10_007) {
+        client.send(piece).await;
+        tokio::task::yield_now().await;
+    }
+    client.expect(0x40, &[0, 1]).await;
+    client.expect(0x40, &[0, 2]).await;
+    let published = server.hub.published();
+    assert_eq!(published[0].payload, payload.as_bytes());
+    assert_eq!(&published[1].payload[..], b"next");
+}
+
+#[tokio::test]
+async fn garbage_closes_its_own_connection_only() {
+    let server = Server::new(|_| {});
+    let mut good = server.connect(&clean(V3, "good")).await;
+    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xFF; 40], &[0x10, 4, 0, 4, b'H', b'T'], &[0x10, 0]] {
+        let mut client = server.open().await;
+        client.send(garbage).await;
+        client.expect_closed().await;
+    }
+    let mut client = server.connect(&clean(V5, "bad")).await;
+    client.send(&[0x3E, 4, 0, 1, b't', 0]).await;
+    client.expect(0xE0, &[0x81, 0]).await;
+    client.expect_closed().await;
+    good.send(&wire::publish(V3, "t", 1, 1, false, "x")).await;
+    good.expect(0x40, &[0, 1]).await;
+    assert!(server.sessions.stats().snapshot().bad_packets >= 4);
+}
+
+#[tokio::test]
+async fn an_oversized_packet_is_refused_by_its_header() {
+    let server = Server::new(|options| options.limits.payload_max_bytes = 1000);
+    for (version, goodbye) in [(V5, true), (V3, false)] {
+        let mut client = server.connect(&clean(version, "c")).await;
+        client.send(&[0x30, 0xFF, 0xFF, 0x7F]).await; // 2 MB to come
+        if goodbye {
+            client.expect(0xE0, &[0x95, 0]).await;
+        }
+        client.expect_closed().await;
+    }
+    let mut client = server.open().await;
+    client.send(&[0x10, 0xFF, 0xFF, 0x7F]).await;
+    client.expect_closed().await;
+}
+
+/// The clock stands still but for what the runtime waits for, so the timeouts come at once.
+#[tokio::test(start_paused = true)]
+async fn a_slow_loris_is_closed() {
+    let server = Server::new(|_| {});
+    let mut silent = server.open().await;
+    let mut slow = server.open().await;
+    slow.send(&clean(V3, "c").encode()[..5]).await;
+    silent.expect_closed().await;
+    slow.expect_closed().await;
+    assert_eq!(server.sessions.stats().snapshot().connections_open, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_client_is_disconnected() {
+    let server = Server::new(|_| {});
+    let mut client = server.connect(&Connect { keep_alive: 5, ..clean(V5, "c") }).await;
+    client.expect(0xE0, &[0x8D, 0]).await;
+    client.expect_closed().await;
+    assert_eq!(server.sessions.stats().snapshot().keep_alive_timeouts, 1);
+}
+
+#[tokio::test]
+async fn a_full_listener_refuses_politely() {
+    let server = Server::new(|options| options.connections_max = 1);
+    let mut first = server.connect(&clean(V3, "a")).await;
+    for (version, answer) in [(V3, vec![0, 3]), (V5, vec![0, 0x89, 0])] {
+        let mut client = server.open().await;
+        client.send(&clean(version, "b").encode()).await;
+        client.expect(0x20, &answer).await;
+        client.expect_closed().await;
+    }
+    assert_eq!(server.sessions.stats().snapshot().connections_over_limit, 2);
+    first.send(&wire::PINGREQ).await;
+    first.expect(0xD0, &[]).await;
+}
+
+struct OneUser;
+
+impl Authenticator for OneUser {
+    fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Principal, Denied> {
+        match (credentials.username, credentials.password) {
+            (Some("ü/#"), Some(b"right")) => Ok(Principal { name: "ü/#".into(), anonymous: false }),
+            _ => Err(Denied::BadCredentials),
+        }
+    }
+}
+
+#[tokio::test]
+async fn logins_are_checked() {
+    let server = Server::with(Some(Arc::new(OneUser)), |_| {});
+    let login = |password| Connect { username: Some("ü/#"), password: Some(password), ..clean(V5, "c") };
+    let mut client = server.connect(&login(b"right")).await;
+    client.send(&wire::publish(V5, "t", 1, 1, false, "x")).await;
+    client.packet().await.unwrap();
+    assert!(server.hub.published()[0].source.ends_with("%23"), "{}", server.hub.published()[0].source);
+    for (connect, code) in [(login(b"wrong"), 0x86), (clean(V5, "c"), 0x87)] {
+        let mut client = server.open().await;
+        client.send(&connect.encode()).await;
+        client.expect(0x20, &[0, code, 0]).await;
+        client.expect_closed().await;
+    }
+    assert_eq!(server.sessions.stats().snapshot().logins_failed, 2);
+}
+
+#[tokio::test]
+async fn a_take_over_hands_the_session_on() {
+    let server = Server::new(|_| {});
+    let five = Connect { properties: wire::session_expiry(60), clean: false, ..clean(V5, "c") };
+    let mut old = server.connect(&five).await;
+    let mut new = server.open().await;
+    new.send(&five.encode()).await;
+    old.expect(0xE0, &[0x8E, 0]).await;
+    old.expect_closed().await;
+    let (_, body) = new.packet().await.unwrap();
+    assert_eq!(body[..2], [1, 0]);
+}
+
+/// Many connections fight for one client id on two threads; whoever asks last gets it, and no session is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_of_take_overs_ends_with_one_session() {
+    let server = Server::new(|_| {});
+    let address = server.address;
+    drop(server.connect(&kept("c")).await);
+    let fighters: Vec<_> = (0..40)
+        .map(|_| {
+            tokio::spawn(async move {
+                let mut client = Client { stream: TcpStream::connect(address).await.unwrap() };
+                client.stream.write_all(&kept("c").encode()).await.unwrap();
+                while client.packet().await.is_some() {}
+            })
+        })
+        .collect();
+    // All but one are thrown out by the next one; the last is thrown out by this.
+    let mut last = server.open().await;
+    loop {
+        last.send(&kept("c").encode()).await;
+        if last.packet().await == Some((0x20, vec![1, 0])) {
+            last.send(&wire::PINGREQ).await;
+            if last.packet().await == Some((0xD0, vec![])) && fighters.iter().all(JoinHandle::is_finished) {
+                break;
+            }
+        }
+        last = server.open().await;
+    }
+    assert_eq!(server.sessions.counts(), (1, 0));
+    for fighter in fighters {
+        fighter.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_stop_is_graceful_and_keeps_sessions() {
+    let server = Server::new(|_| {});
+    let mut five = server.connect(&clean(V5, "five")).await;
+    let mut three = server.connect(&kept("three")).await;
+    let mut nobody = server.open().await;
+    let sessions = server.sessions.clone();
+    let address = server.address;
+    server.stop().await;
+    five.expect(0xE0, &[0x8B, 0]).await;
+    five.expect_closed().await;
+    three.expect_closed().await;
+    nobody.expect_closed().await;
+    assert_eq!(sessions.counts(), (0, 1));
+    assert_eq!(sessions.stats().snapshot().connections_open, 0);
+    assert!(TcpStream::connect(address).await.is_err());
+}
+
+/// A client that does not read: what it is owed is bounded, and others are served.
+#[tokio::test]
+async fn a_client_that_does_not_read_costs_a_bounded_queue() {
+    let server = Server::new(|options| {
+        options.limits.queue.max_events = 50;
+        options.limits.send_window = 10;
+    });
+    let mut deaf = server.connect(&clean(V3, "deaf")).await;
+    deaf.send(&wire::subscribe(V3, 1, &[("t", 0)])).await;
+    deaf.expect(0x90, &[0, 1, 0]).await;
+    let mut publisher = server.connect(&clean(V3, "publisher")).await;
+    let payload = "x".repeat(60_000);
+    for pid in 1..=400 {
+        publisher.send(&wire::publish(V3, "t", 1, pid, false, &payload)).await;
+        publisher.expect(0x40, &pid.to_be_bytes()).await;
+    }
+    let link = server.sessions.stats().snapshot();
+    assert!(link.delivered < 400, "the rest was refused at the queue: {link:?}");
+    let (first, body) = deaf.packet().await.unwrap();
+    assert_eq!((first, body.len()), (0x30, 3 + payload.len()));
+}
+
+/// The one that has a mailbox gets everything in the end.
+#[tokio::test]
+async fn a_kept_session_that_does_not_read_misses_nothing() {
+    let server = Server::new(|options| options.limits.queue.max_events = 5);
+    let mut slow = server.connect(&kept("slow")).await;
+    slow.send(&wire::subscribe(V3, 1, &[("t", 1)])).await;
+    slow.expect(0x90, &[0, 1, 1]).await;
+    let mut publisher = server.connect(&clean(V3, "publisher")).await;
+    for pid in 1..=300u16 {
+        publisher
+            .send(&wire::publish(V3, "t", 1, pid, false, &format!("{pid:05}{}", "x".repeat(20_000))))
+            .await;
+        publisher.expect(0x40, &pid.to_be_bytes()).await;
+    }
+    for n in 1..=300u16 {
+        let (first, body) = slow.packet().await.unwrap();
+        assert_eq!((first, &body[5..10]), (0x32, format!("{n:05}").as_bytes()));
+        slow.send(&wire::packet(0x40, &body[3..5])).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_is_gone_while_its_publish_waits_is_forgotten_when_it_completes() {
+    let server = Server::new(|_| {});
+    let mut client = server.connect(&clean(V3, "c")).await;
+    server.hub.set_auto(false);
+    client.send(&wire::publish(V3, "t", 1, 1, false, "x")).await;
+    while server.hub.held() == 0 {
+        tokio::task::yield_now().await;
+    }
+    drop(client);
+    server.hub.set_auto(true);
+    while server.sessions.stats().snapshot().connections_open > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(server.hub.payloads(), ["x"]);
+}
+
+/// While the store keeps everybody waiting, clients that gave up must not fill the listener.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_gave_up_waiting_is_noticed() {
+    let server = Server::new(|_| {});
+    let mut client = server.connect(&clean(V3, "c")).await;
+    server.hub.set_auto(false);
+    client.send(&wire::publish(V3, "t", 1, 1, false, "x")).await;
+    while server.hub.held() == 0 {
+        tokio::task::yield_now().await;
+    }
+    drop(client);
+    while server.sessions.stats().snapshot().connections_open > 0 {
+        tokio::time::sleep(Duration::from_secs(1)).await; // of the paused clock
+    }
+    assert_eq!(server.hub.held(), 1, "the hub has its message still");
+}
+
+// --- TLS
+
+struct Files {
+    dir: tempfile::TempDir,
+    cert: rcgen::Certificate,
+}
+
+impl Files {
+    fn new() -> Files {
+        let dir = tempfile::tempdir().unwrap();
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        std::fs::write(dir.path().join("cert.pem"), made.cert.pem()).unwrap();
+        std::fs::write(dir.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+        Files { dir, cert: made.cert }
+    }
+
+    fn options(&self) -> TlsOptions {
+        TlsOptions {
+            cert: self.dir.path().join("cert.pem"),
+            key: self.dir.path().join("key.pem"),
+            client_ca: None,
+        }
+    }
+
+    fn connector(&self) -> tokio_rustls::TlsConnector {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.cert.der().clone()).unwrap();
+        let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        tokio_rustls::TlsConnector::from(Arc::new(config))
+    }
+}
+
+#[tokio::test]
+async fn tls_carries_the_same_protocol() {
+    let files = Files::new();
+    let server = Server::new(|options| options.tls = Some(files.options()));
+    let stream = TcpStream::connect(server.address).await.unwrap();
+    let stream = files.connector().connect("localhost".try_into().unwrap(), stream).await.unwrap();
+    let mut client = Client { stream };
+    client.send(&clean(V5, "c").encode()).await;
+    assert_eq!(client.packet().await.unwrap().0, 0x20);
+    let payload = "y".repeat(150_000);
+    client.send(&wire::publish(V5, "t", 1, 7, false, &payload)).await;
+    client.expect(0x40, &[0, 7, 0x10]).await;
+    assert_eq!(server.hub.published()[0].payload, payload.as_bytes());
+    server.stop().await;
+    client.expect(0xE0, &[0x8B, 0]).await;
+    client.expect_closed().await;
+}
+
+#[tokio::test]
+async fn a_failed_handshake_is_counted_and_hurts_nobody() {
+    let files = Files::new();
+    let server = Server::new(|options| options.tls = Some(files.options()));
+    let mut plain = server.open().await;
+    plain.send(&clean(V3, "c").encode()).await;
+    while plain.stream.read_u8().await.is_ok() {}
+    assert_eq!(server.sessions.stats().snapshot().tls_failed, 1);
+    let stream = TcpStream::connect(server.address).await.unwrap();
+    assert!(files.connector().connect("localhost".try_into().unwrap(), stream).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_client_certificate_may_be_asked_for() {
+    let files = Files::new();
+    let options = TlsOptions { client_ca: Some(files.dir.path().join("cert.pem")), ..files.options() };
+    let server = Server::new(|o| o.tls = Some(options));
+    let stream = TcpStream::connect(server.address).await.unwrap();
+    let connected = files.connector().connect("localhost".try_into().unwrap(), stream).await;
+    // TLS 1.3 tells the client only with the first read.
+    if let Ok(stream) = connected {
+        let mut client = Client { stream };
+        client.stream.write_all(&clean(V3, "c").encode()).await.unwrap_or(());
+        client.expect_closed().await;
+    }
+    while server.sessions.stats().snapshot().tls_failed == 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+fn bind_error(options: TlsOptions) -> String {
+    let hub = ScriptedHub::new();
+    let clock = crate::testing::ManualClock::new();
+    let sessions = Arc::new(Sessions::new(hub, clock, SessionOptions::default()));
+    let mut listener = ListenerOptions::new(([127, 0, 0, 1], 0).into());
+    listener.limits.anonymous = true;
+    listener.tls = Some(options);
+    bind(listener, sessions, None).err().expect("it does not bind").to_string()
+}
+
+#[test]
+fn tls_files_are_named_with_their_problem() {
+    let files = Files::new();
+    let path = |name: &str| files.dir.path().join(name);
+    std::fs::write(path("empty.pem"), "").unwrap();
+    std::fs::write(
+        path("encrypted.pem"),
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAA==\n-----END ENCRYPTED PRIVATE KEY-----\n",
+    )
+    .unwrap();
+    let other = Files::new();
+    let good = files.options();
+    for (options, parts) in [
+        (TlsOptions { cert: path("no.pem"), ..good.clone() }, ["read certificate", "no.pem"]),
+        (TlsOptions { cert: path("empty.pem"), ..good.clone() }, ["empty.pem", "BEGIN CERTIFICATE"]),
+        (TlsOptions { cert: path("key.pem"), ..good.clone() }, ["key.pem", "BEGIN CERTIFICATE"]),
+        (TlsOptions { key: path("no.pem"), ..good.clone() }, ["read private key", "no.pem"]),
+        (TlsOptions { key: path("cert.pem"), ..good.clone() }, ["cert.pem", "BEGIN PRIVATE KEY"]),
+        (TlsOptions { key: path("encrypted.pem"), ..good.clone() }, ["encrypted.pem", "decrypt"]),
+        (TlsOptions { key: other.options().key, ..good.clone() }, ["cert.pem", "key.pem"]),
+        (TlsOptions { client_ca: Some(path("empty.pem")), ..good.clone() }, ["client CA", "empty.pem"]),
+    ] {
+        let error = bind_error(options);
+        assert!(parts.iter().all(|part| error.contains(part)), "{parts:?}: {error}");
+    }
+}
+
+#[test]
+fn a_listener_that_cannot_be_is_explained() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let hub = ScriptedHub::new();
+    let sessions = || {
+        Arc::new(Sessions::new(hub.clone(), crate::testing::ManualClock::new(), SessionOptions::default()))
+    };
+    let mut options = ListenerOptions::new(taken.local_addr().unwrap());
+    let error = bind(options.clone(), sessions(), None).err().unwrap();
+    assert!(matches!(error, BindError::NobodyCanConnect { .. }), "{error}");
+    options.limits.anonymous = true;
+    let error = bind(options, sessions(), None).err().unwrap();
+    assert!(
+        matches!(&error, BindError::Bind { address, .. } if *address == taken.local_addr().unwrap()),
+        "{error}"
+    );
+}
+
+// --- what an idle client costs
+
+fn resident_bytes() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: usize = statm.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * rustix::param::page_size()
+}
+
+#[test]
+fn a_connection_is_a_small_task() {
+    println!("task of a connection: {TASK_BYTES} bytes");
+    println!(
+        "machine: {}, session: {}, link: {}",
+        size_of::<Machine>(),
+        size_of::<crate::session::Session>(),
+        size_of::<Link>()
+    );
+    assert!(TASK_BYTES <= 1024, "{TASK_BYTES}");
+    assert!(size_of::<crate::session::Session>() <= 640);
+}
+
+/// Real sockets, plain TCP, each with a session, a keep alive and one subscription: the scripted hub's books are in the
+/// figure, too. Clients are bare descriptors.
+#[tokio::test]
+async fn an_idle_client_costs_less_than_four_kibibytes() {
+    const CLIENTS: usize = 2000;
+    let server = Server::new(|_| {});
+    let address = server.address;
+    let connect_all = move |from: usize, count: usize| {
+        let mut clients = Vec::with_capacity(count);
+        for n in from..from + count {
+            let mut client = std::net::TcpStream::connect(address).unwrap();
+            client.write_all(&clean(V3, &format!("device-{n:05}")).encode()).unwrap();
+            client.read_exact(&mut [0; 4]).unwrap();
+            client.write_all(&wire::subscribe(V3, 1, &[(&format!("command/{n:05}"), 1)])).unwrap();
+            client.read_exact(&mut [0; 5]).unwrap();
+            clients.push(client);
+        }
+        clients
+    };
+    // The first ones pay for buffers, threads and tables.
+    let first = tokio::task::spawn_blocking(move || connect_all(0, 100)).await.unwrap();
+    let before = resident_bytes();
+    let rest = tokio::task::spawn_blocking(move || connect_all(100, CLIENTS)).await.unwrap();
+    let each = resident_bytes().saturating_sub(before) / CLIENTS;
+    println!("resident memory per idle client: {each} bytes");
+    assert!(each <= 4096, "{each} bytes");
+    assert_eq!(server.sessions.counts().0, first.len() + rest.len());
+}
