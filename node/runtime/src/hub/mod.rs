@@ -318,23 +318,26 @@ impl Hub for NodeHub {
 
     fn attach(&self, session: Option<SessionNo>, outlet: Option<Arc<dyn Outlet>>) -> SubscriberId {
         let has_entries = session.is_some_and(|session| self.store.mailbox_len(session).0 > 0);
-        let mut state = self.state();
-        if let Some(earlier) = session.and_then(|session| state.subscribers.of_session(session)) {
+        let earlier = session.and_then(|session| self.state().subscribers.of_session(session));
+        if let Some(earlier) = earlier {
             tracing::warn!(?session, "session attached twice, the earlier subscriber is forgotten");
-            state.index.remove(earlier);
-            state.subscribers.remove(earlier);
+            self.detach(earlier);
         }
-        state.subscribers.add(session, Handover::new(has_entries), outlet)
+        self.state().subscribers.add(session, Handover::new(has_entries), outlet)
     }
 
     fn reattach(&self, subscriber: SubscriberId, outlet: Option<Arc<dyn Outlet>>) {
-        self.state().subscribers.set_outlet(subscriber, outlet);
+        let earlier = self.state().subscribers.set_outlet(subscriber, outlet);
+        drop(earlier);
     }
 
     fn detach(&self, subscriber: SubscriberId) {
-        let mut state = self.state();
-        state.index.remove(subscriber);
-        state.subscribers.remove(subscriber);
+        let forgotten = {
+            let mut state = self.state();
+            state.index.remove(subscriber);
+            state.subscribers.remove(subscriber)
+        };
+        drop(forgotten);
     }
 
     fn subscribe(&self, subscriber: SubscriberId, filter: &TopicFilter, options: SubscribeOptions) -> bool {

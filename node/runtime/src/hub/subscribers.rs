@@ -68,12 +68,12 @@ impl Subscribers {
         id
     }
 
-    pub(super) fn remove(&mut self, id: SubscriberId) {
-        let Some(slot) = slot_of(id) else { return };
-        if self.get(id).is_none() {
-            return;
-        }
-        let Some(subscriber) = self.slots.get_mut(slot).and_then(Option::take) else { return };
+    /// Forgets it. Given back to be dropped without the hub's lock: an outlet's end may call the hub.
+    #[must_use]
+    pub(super) fn remove(&mut self, id: SubscriberId) -> Option<Subscriber> {
+        let slot = slot_of(id)?;
+        self.get(id)?;
+        let subscriber = self.slots.get_mut(slot).and_then(Option::take)?;
         self.free.push(slot);
         self.connected -= usize::from(subscriber.outlet.is_some());
         if let Some(session) = subscriber.session
@@ -81,6 +81,7 @@ impl Subscribers {
         {
             self.by_session.remove(&session);
         }
+        Some(subscriber)
     }
 
     pub(super) fn get(&self, id: SubscriberId) -> Option<&Subscriber> {
@@ -95,16 +96,22 @@ impl Subscribers {
         self.by_session.get(&session).copied()
     }
 
-    /// Another outlet, or none; whatever the session has to read, it has to read again.
-    pub(super) fn set_outlet(&mut self, id: SubscriberId, outlet: Option<Arc<dyn Outlet>>) {
+    /// Another outlet, or none; whatever the session has to read, it has to read again. Gives back the earlier one, to
+    /// be dropped without the hub's lock.
+    #[must_use]
+    pub(super) fn set_outlet(
+        &mut self,
+        id: SubscriberId,
+        outlet: Option<Arc<dyn Outlet>>,
+    ) -> Option<Arc<dyn Outlet>> {
         let connected = usize::from(outlet.is_some());
-        let Some(subscriber) = self.get_mut(id) else { return };
-        let before = usize::from(subscriber.outlet.is_some());
-        subscriber.outlet = outlet;
+        let subscriber = self.get_mut(id)?;
+        let earlier = std::mem::replace(&mut subscriber.outlet, outlet);
         subscriber.outlet_no = subscriber.outlet_no.wrapping_add(1);
         subscriber.touched = (0, 0);
         subscriber.handover.restart();
-        self.connected = self.connected + connected - before;
+        self.connected = self.connected + connected - usize::from(earlier.is_some());
+        earlier
     }
 
     pub(super) fn len(&self) -> usize {

@@ -1,6 +1,7 @@
 //! What is answered when, and in which order.
 
 use super::*;
+use eventmesh_edge_contract::Fault;
 use eventmesh_edge_contract::suite::support::{consumer, read_all, texts};
 use eventmesh_edge_core::ports::store::StateValue;
 
@@ -159,4 +160,35 @@ async fn positions_are_those_of_the_store() {
     let in_store = read_all(&*bench.store, consumer(0, 0), Position::ZERO);
     let committed = Committed { positions: in_store.iter().map(|e| e.position).collect() };
     assert_eq!(bench.answer("x").unwrap().positions, stored(&committed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_commit_is_answered_delivered_to_nobody_and_frees_the_publisher() {
+    let mut bench = Bench::faulty(Script::none().submit(1, Fault::Io));
+    let connection = Connection::new(9);
+    let publisher = bench.subscriber(&connection, "#");
+    let state = |payload| Event { retain: true, ..event("t/state", payload) };
+    for payload in ["kept", "failed", "next"] {
+        bench.submit(payload, from(Some(publisher), [state(payload)]));
+        bench.turn().await;
+        if payload == "failed" {
+            assert_eq!(&bench.hub.retained(&filter("#"), OPTIONS)[0].event.payload[..], b"kept");
+        }
+    }
+    assert!(matches!(bench.answer("failed"), Err(CommitError::Io(_))));
+    assert_eq!(connection.texts(), ["kept", "next"]);
+    assert_eq!(bench.hub.state().outstanding(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn losses_whose_commit_failed_go_with_the_next_one() {
+    let mut bench = Bench::faulty(Script::none().submit(1, Fault::Io));
+    bench.subscriber(&Connection::new(0), "t/#");
+    bench.publish("t/1", "lost");
+    bench.turn().await;
+    for _ in 0..2 {
+        bench.hub.keep_house(false);
+        bench.turn().await;
+    }
+    assert_eq!(bench.store.ledger().iter().map(|line| line.events).sum::<u64>(), 1);
 }

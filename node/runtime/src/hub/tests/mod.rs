@@ -9,8 +9,8 @@ mod subscribers;
 
 use super::deliver::Round;
 use super::*;
-use eventmesh_edge_contract::MemoryStore;
 use eventmesh_edge_contract::suite::support::{spec_of, stream};
+use eventmesh_edge_contract::{FaultyStore, MemoryStore, Script};
 use eventmesh_edge_core::event::{Timestamp, Via};
 use eventmesh_edge_core::ports::hub::{Offer, Publication};
 use eventmesh_edge_core::ports::store::{Committed, StoreSpec, StreamId, WhenFull};
@@ -149,11 +149,21 @@ impl Bench {
         Bench::over(MemoryStore::manual(spec()), |_| {})
     }
 
+    /// Some commits fail.
+    fn faulty(script: Script) -> Bench {
+        let store = MemoryStore::new(spec());
+        Bench::around(store.clone(), Arc::new(FaultyStore::new(store, script)), |_| {})
+    }
+
     fn over(store: Arc<MemoryStore>, change: impl FnOnce(&mut HubOptions)) -> Bench {
+        Bench::around(store.clone(), store, change)
+    }
+
+    fn around(store: Arc<MemoryStore>, port: Arc<dyn Store>, change: impl FnOnce(&mut HubOptions)) -> Bench {
         let clock = Arc::new(TestClock(AtomicU64::new(NOW.0)));
         let mut options = HubOptions::new(Text::from_static("plant-7"));
         change(&mut options);
-        let hub = NodeHub::new(options, store.clone(), router(), clock.clone());
+        let hub = NodeHub::new(options, port, router(), clock.clone());
         Bench { hub, store, clock, round: Round::default(), answers: Answers::default() }
     }
 

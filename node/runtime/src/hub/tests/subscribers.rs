@@ -200,3 +200,34 @@ async fn expired_retained_messages_leave_the_disk_too() {
     drop(stop);
     task.await.unwrap();
 }
+
+/// A connection whose end calls the hub.
+struct Farewell(Arc<NodeHub>);
+
+impl Outlet for Farewell {
+    fn offer(&self, _: Delivery) -> Offer {
+        Offer::Taken
+    }
+
+    fn flush(&self) {}
+}
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        assert!(self.0.stats().connected < 9);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outlet_may_call_the_hub_when_it_is_let_go() {
+    let bench = Bench::new();
+    let farewell = || -> Option<Arc<dyn Outlet>> { Some(Arc::new(Farewell(bench.hub.clone()))) };
+    let id = bench.hub.attach(Some(SessionNo(7)), farewell());
+    bench.hub.reattach(id, farewell());
+    // The same session again: the earlier subscriber goes.
+    let again = bench.hub.attach(Some(SessionNo(7)), farewell());
+    assert_eq!((bench.hub.stats().subscribers, bench.hub.stats().sessions), (1, 1));
+    bench.hub.detach(again);
+    bench.hub.detach(again);
+    assert_eq!(bench.hub.stats(), HubStats::default());
+}
