@@ -23,7 +23,16 @@
 //!   [`Options::gap_max`] events lie between a cursor and the newest event read, whatever the backlog. Beyond that an
 //!   event whose own retries are used up is parked: given up and counted, so that it does not block its stream for ever.
 //!
-//! Nothing is done by polling: when something waits for time, a [`Action::WakeAt`] says for which.
+//! Whoever drives it (the runtime, a simulation, a test) owes it this much:
+//!
+//! - [`Input::Start`] once; time that does not go back; actions carried out in the order given, before or after the next
+//!   step, as suits.
+//! - Each [`Action::Connect`] is answered by one `Up` or `Down`, each [`Action::Fetch`] by one `Fetched` or
+//!   `FetchFailed`, each [`Action::CommitCursor`] by one `CursorCommitted` or `CommitFailed`, now or later. `Acked` and
+//!   `Failed` may come in any order, twice, never, or after the connection has ended.
+//! - Only the newest [`Action::WakeAt`] counts: [`Input::Timer`] when it has come. Nothing is done by polling; while
+//!   something waits and nobody owes an answer, a wake-up is set, and it always lies in the future.
+//! - [`Input::RetentionMoved`] with the store's own cursor whenever convenient, at the latest before `Up`.
 
 mod action;
 mod flow;

@@ -40,6 +40,21 @@ struct Log {
     counted: u64,
 }
 
+impl Log {
+    /// The events in (`after`, `through`].
+    fn between(&self, after: Position, through: Position) -> &[StoredEvent] {
+        let from = self.events.partition_point(|e| e.position <= after);
+        let to = self.events.partition_point(|e| e.position <= through);
+        self.events.get(from..to).unwrap_or_default()
+    }
+
+    fn get(&self, position: Position) -> &StoredEvent {
+        let idx =
+            self.events.binary_search_by_key(&position, |e| e.position).expect("an event of this stream");
+        &self.events[idx]
+    }
+}
+
 struct World {
     forwarder: Forwarder,
     options: Options,
@@ -188,7 +203,7 @@ impl World {
         let mut batch = Batch { through: read.after, at_end: true, events: Vec::new() };
         let mut bytes = 0;
         let after = read.after.max(self.logs[log].retained);
-        for event in self.logs[log].events.iter().filter(|e| e.position > after) {
+        for event in self.logs[log].between(after, Position(u64::MAX)) {
             let full = batch.events.len() >= read.max_events.min(max) || bytes >= read.max_bytes;
             if full && !batch.events.is_empty() {
                 batch.at_end = false;
@@ -344,7 +359,7 @@ impl World {
         assert!(!known.acked.contains(&position), "{position} was acknowledged and is sent again");
         assert!(!known.rejected.contains(&position), "{position} was rejected and is sent again");
         assert_eq!(again, known.sent.contains(&position), "{position}: again");
-        assert!(known.events.iter().any(|e| e == stored), "P3: sent as stored");
+        assert_eq!(known.get(position), stored, "P3: sent as stored");
         self.check_order(log, stored);
         self.logs[log].sent.insert(position);
         self.flying.push((log, position));
@@ -355,9 +370,7 @@ impl World {
     }
 
     fn bytes(&self, (log, position): (usize, Position)) -> usize {
-        let events = &self.logs[log].events;
-        let idx = events.binary_search_by_key(&position, |e| e.position).unwrap();
-        events[idx].stored_bytes as usize
+        self.logs[log].get(position).stored_bytes as usize
     }
 
     /// P4: every earlier event of the key is settled, or went out before on this very connection.
@@ -368,7 +381,7 @@ impl World {
         let cursor = self.cursor(log).unwrap();
         let known = &self.logs[log];
         let same = |e: &&StoredEvent| e.event.topic == stored.event.topic && e.position < stored.position;
-        for earlier in known.events.iter().filter(same).filter(|e| e.position > cursor) {
+        for earlier in known.between(cursor, stored.position).iter().filter(same) {
             let at = earlier.position;
             let settled = known.acked.contains(&at) || known.rejected.contains(&at) || self.expired(earlier);
             let flies = self.options.pipeline == Pipeline::Ordered && self.flying.contains(&(log, at));
@@ -386,9 +399,8 @@ impl World {
         for change in &cursors {
             let log = &self.logs[usize::from(change.consumer.stream.0)];
             assert!(change.acked > log.cursor, "a cursor moves forward");
-            let passed = |e: &&StoredEvent| e.position > log.cursor && e.position <= change.acked;
             let unacked = |e: &&StoredEvent| !log.acked.contains(&e.position);
-            let missing = log.events.iter().filter(passed).filter(unacked).count() as u64;
+            let missing = log.between(log.cursor, change.acked).iter().filter(unacked).count() as u64;
             let mine = losses.iter().filter(|l| l.consumer == Some(change.consumer));
             let counted: u64 = mine.map(|l| l.events).sum();
             if log.retained == Position::ZERO {
@@ -413,7 +425,7 @@ impl World {
         );
         for (idx, log) in self.logs.iter().enumerate() {
             let cursor = self.cursor(idx).unwrap();
-            let read = log.events.iter().filter(|e| e.position > cursor && e.position <= log.through).count();
+            let read = log.between(cursor, log.through).len();
             assert!(read <= self.options.gap_max, "{read} events behind the cursor");
         }
     }
