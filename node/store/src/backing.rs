@@ -103,7 +103,12 @@ pub trait Views: Send {
     ///
     /// # Errors
     /// [`BackingError`] if the database cannot be read.
-    fn scan(&self, prefix: &[u8], after: Option<&[u8]>, max: usize) -> Result<Vec<(Bytes, Bytes)>, BackingError>;
+    fn scan(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        max: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, BackingError>;
 
     /// Bytes on disk of both databases.
     fn disk_bytes(&self) -> u64;
@@ -182,15 +187,22 @@ pub trait Generations: Send {
     ) -> Result<(u64, Vec<Extent>), BackingError> {
         let mut kept = Vec::new();
         while let Some(record) = source.next() {
-            kept.push((record.stream, record.position, record.received_ms, record.stored_bytes, record.body.to_vec()));
+            kept.push((
+                record.stream,
+                record.position,
+                record.received_ms,
+                record.stored_bytes,
+                record.body.to_vec(),
+            ));
         }
-        let mut records = kept.iter().map(|(stream, position, received_ms, stored_bytes, body)| SpillRecord {
-            stream: *stream,
-            position: *position,
-            received_ms: *received_ms,
-            stored_bytes: *stored_bytes,
-            body,
-        });
+        let mut records =
+            kept.iter().map(|(stream, position, received_ms, stored_bytes, body)| SpillRecord {
+                stream: *stream,
+                position: *position,
+                received_ms: *received_ms,
+                stored_bytes: *stored_bytes,
+                body,
+            });
         self.seal(lsns, &mut records)
     }
 

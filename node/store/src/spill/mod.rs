@@ -289,5 +289,5 @@ fn read_front(path: &Path) -> Result<Option<Summary>, BackingError> {
         Some(bytes.clone())
     };
     let len = read(manifest::PREFIX).as_deref().and_then(Summary::front_len);
-    Ok(len.and_then(|len| read(len)).as_deref().and_then(Summary::decode))
+    Ok(len.and_then(read).as_deref().and_then(Summary::decode))
 }

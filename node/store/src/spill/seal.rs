@@ -19,7 +19,7 @@ use std::path::Path;
 pub(super) const EXTENTS_FILE: &str = "extents";
 
 /// Values written or read before the database is reopened: what bounds the memory of its cache.
-pub(super) const WINDOW_BYTES: usize = 4 * 1024 * 1024;
+pub(super) const WINDOW_BYTES: usize = 2 * 1024 * 1024;
 
 /// Manifest bytes in one entry.
 const MANIFEST_PART: usize = 4000;

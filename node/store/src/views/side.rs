@@ -13,7 +13,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// Value bytes read or written before the database is reopened: what bounds the memory of its cache.
-pub(super) const WINDOW_BYTES: usize = 4 * 1024 * 1024;
+pub(super) const WINDOW_BYTES: usize = 2 * 1024 * 1024;
 
 /// Up to this size every entry is checked when a side is opened or was written; above, the marker alone.
 const FULL_CHECK_BYTES: u64 = 16 * 1024 * 1024;

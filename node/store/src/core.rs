@@ -1,0 +1,471 @@
+//! The store without threads: what a committer does with a queue, what a blocking thread does with a read, what the
+//! maintenance does when it is woken. [`crate::service`] gives it threads, [`crate::stepped`] turns it by hand.
+
+use crate::backing::BackingError;
+use crate::directory::OpenError;
+use crate::disk::{Disk, Mode};
+use crate::engine::read::{Plan, fetch, lock_generations};
+use crate::engine::recent::{FoundEvent, Harvest, Want};
+use crate::engine::{Engine, Finished, Internal, Request, Seal, SharedGenerations, commit_io, keys, tables};
+use crate::journal::writer::{Pool, Writer};
+use crate::journal::{QUARANTINE, path_of};
+use bytes::Bytes;
+use eventmesh_edge_core::event::{LogId, Position, StoredEvent, Timestamp, record};
+use eventmesh_edge_core::ports::store::{
+    Backlog, Batch, Consumer, LedgerLine, MailboxItem, Read, ReadError, SessionNo, StoreStats, Table,
+};
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Copies of damaged segments that are kept.
+const QUARANTINE_MAX: usize = 4;
+/// Mailbox entries read with the lock held at once.
+const MAILBOX_PAGE: usize = 64;
+
+/// Shared by all threads of a store.
+pub(crate) struct Core {
+    engine: Mutex<Engine>,
+    disk: Arc<dyn Disk>,
+    pool: Arc<Pool>,
+    generations: SharedGenerations,
+    log: LogId,
+}
+
+/// What a round of the committer came to.
+pub(crate) struct Round {
+    pub(crate) finished: Finished,
+    /// The disk failed: what the store itself has to commit is not tried again at once.
+    pub(crate) failed: bool,
+}
+
+impl Core {
+    pub(crate) fn new(
+        engine: Engine,
+        disk: Arc<dyn Disk>,
+        pool: Arc<Pool>,
+        generations: SharedGenerations,
+    ) -> Core {
+        let log = engine.identity.log;
+        Core { engine: Mutex::new(engine), disk, pool, generations, log }
+    }
+
+    /// Held for moments only; a panic elsewhere does not end the store.
+    pub(crate) fn engine(&self) -> MutexGuard<'_, Engine> {
+        self.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // --- committing
+
+    /// Makes one group from the front of the queue durable. The lock is not held while the disk works.
+    pub(crate) fn commit_group(&self, writer: &mut Writer, queue: &mut VecDeque<Request>) -> Round {
+        if writer.active().is_none()
+            && let Err(error) = self.open_segment(writer)
+        {
+            return Self::refuse(queue, error);
+        }
+        let Some(active) = writer.active().cloned() else { return Self::refuse(queue, no_segment()) };
+        let mut group = self.engine().begin(queue, &active, writer.frame_max());
+        if group.is_idle() && group.segment_full {
+            if let Err(error) = self.open_segment(writer) {
+                return Self::refuse(queue, error);
+            }
+            let Some(active) = writer.active().cloned() else { return Self::refuse(queue, no_segment()) };
+            group = self.engine().begin(queue, &active, writer.frame_max());
+        }
+        if group.is_empty() {
+            return Round { finished: self.engine().finish_unwritten(group), failed: false };
+        }
+        let outcome = writer.append(&mut group.frames).map_err(Arc::new);
+        let failed = outcome.is_err();
+        if let Err(error) = &outcome {
+            tracing::error!(%error, "journal write failed, its segment is not used again");
+        }
+        let finished = {
+            let mut engine = self.engine();
+            let finished = engine.finish(group, outcome);
+            engine.counters.syncs = writer.syncs();
+            engine.counters.journal_bytes = writer.bytes_written();
+            finished
+        };
+        if failed && let Err(error) = self.open_segment(writer) {
+            // Then the next commit tries again. Until it succeeds nothing follows that could make the failed group look
+            // like an older part of a longer log.
+            tracing::warn!(%error, "no new journal segment yet");
+        }
+        Round { finished, failed }
+    }
+
+    fn open_segment(&self, writer: &mut Writer) -> io::Result<()> {
+        let (lsn, position) = self.engine().next_numbers();
+        let active = writer.activate(lsn, position)?.clone();
+        let mut engine = self.engine();
+        engine.segment_opened(&active);
+        engine.counters.spare_segments = self.pool.ready() as u64;
+        Ok(())
+    }
+
+    fn refuse(queue: &mut VecDeque<Request>, error: io::Error) -> Round {
+        tracing::error!(%error, "no journal segment can be opened, commits fail");
+        let error = Arc::new(error);
+        let answers = queue.drain(..).map(|request| (request.done, Err(commit_io(&error)))).collect();
+        Round { finished: Finished { answers, ..Finished::default() }, failed: true }
+    }
+
+    /// The mark of an orderly end: what stands before it was synced, so damage there can be told from a torn tail.
+    pub(crate) fn end_cleanly(&self, writer: &mut Writer) {
+        if writer.active().is_some() {
+            self.engine().commit_internal(Internal { clean_end: true, ..Internal::default() });
+            self.commit_group(writer, &mut VecDeque::new());
+        }
+    }
+
+    // --- reading
+
+    /// Answers from memory, or gives the read back.
+    pub(crate) fn read_now(&self, read: &Read) -> Option<Batch> {
+        let memory = self.engine().read_memory(read)?;
+        let events = self.decode(memory.found);
+        Some(Batch { events, through: memory.through.max(read.after), at_end: memory.at_end })
+    }
+
+    fn decode(&self, found: Vec<FoundEvent>) -> Vec<StoredEvent> {
+        let mut lost = Vec::new();
+        let mut events = Vec::with_capacity(found.len());
+        for FoundEvent { position, stored_bytes, body } in found {
+            match record::decode(&body) {
+                Ok((event, sequence)) => {
+                    events.push(StoredEvent { position, log: self.log, sequence, event, stored_bytes });
+                }
+                Err(error) => {
+                    tracing::error!(%error, %position, "stored event does not decode, counted as lost");
+                    lost.push((position, stored_bytes));
+                }
+            }
+        }
+        if !lost.is_empty() {
+            let mut engine = self.engine();
+            for (position, bytes) in lost {
+                let reason = eventmesh_edge_core::ports::store::LossReason::Damaged;
+                engine.lose(reason, 1, u64::from(bytes), (position, position));
+            }
+        }
+        events
+    }
+
+    /// Reads from wherever the events are. Blocks on the disk, without the engine's lock.
+    pub(crate) fn read_blocking(&self, read: &Read) -> Result<Batch, ReadError> {
+        let mut after = read.after;
+        loop {
+            let planned = self.engine().plan_read(read, after);
+            let Some((stream, from, plan)) = planned else { return Ok(Batch::default()) };
+            after = from;
+            match plan {
+                Plan::Memory => {
+                    let rest = Read { after, ..*read };
+                    if let Some(batch) = self.read_now(&rest) {
+                        return Ok(batch);
+                    }
+                }
+                Plan::End => {
+                    let through = self.engine().durable_position().max(after);
+                    return Ok(Batch { events: Vec::new(), through, at_end: true });
+                }
+                plan => {
+                    let mut harvest = Harvest::new(Want { events: read.max_events, bytes: read.max_bytes });
+                    let fetched = match fetch(&plan, stream, after, &mut harvest, &self.generations) {
+                        Ok(fetched) => fetched,
+                        Err(error) => {
+                            self.read_failed(&plan, error)?;
+                            continue;
+                        }
+                    };
+                    let through = fetched.through.max(after);
+                    let at_end = {
+                        let mut engine = self.engine();
+                        engine.absorb(read, after, &harvest.events, &fetched);
+                        engine.is_at_end(read, through)
+                    };
+                    if !harvest.events.is_empty() || at_end {
+                        return Ok(Batch { events: self.decode(harvest.events), through, at_end });
+                    }
+                    after = if through > after { through } else { after.next() };
+                }
+            }
+        }
+    }
+
+    /// A generation that cannot be read is moved aside and counted (P6); anything else is the caller's to try again.
+    fn read_failed(&self, plan: &Plan, error: BackingError) -> Result<(), ReadError> {
+        match (plan, error) {
+            (Plan::Generation { number, .. }, error @ BackingError::Damaged { .. }) => {
+                self.lose_generation(*number, &error);
+                Ok(())
+            }
+            (_, error) => Err(ReadError::Io(Arc::new(io::Error::other(error.to_string())))),
+        }
+    }
+
+    fn lose_generation(&self, number: u64, error: &BackingError) {
+        tracing::error!(%error, generation = number, "generation is damaged, moved aside, its events counted as lost");
+        if let Err(error) = lock_generations(&self.generations).quarantine(number) {
+            tracing::error!(%error, generation = number, "damaged generation cannot be moved aside");
+        }
+        self.engine().generation_lost(number);
+    }
+
+    /// Entries of a mailbox after a position.
+    pub(crate) fn read_mailbox(
+        &self,
+        session: SessionNo,
+        after: Position,
+        max_events: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<MailboxItem>, ReadError> {
+        let mut items: Vec<MailboxItem> = Vec::new();
+        let mut bytes = 0usize;
+        let mut after = after;
+        while items.len() < max_events && bytes < max_bytes {
+            let want = MAILBOX_PAGE.min(max_events - items.len());
+            let (page, last) = self.mailbox_page(session, after, want)?;
+            for (position, options, stored_bytes, body) in page {
+                bytes = bytes.saturating_add(stored_bytes as usize);
+                let found = vec![FoundEvent { position, stored_bytes, body }];
+                items.extend(self.decode(found).pop().map(|event| MailboxItem { event, options }));
+                if bytes >= max_bytes {
+                    break;
+                }
+            }
+            match last {
+                Some(last) => after = last,
+                None => break,
+            }
+        }
+        Ok(items)
+    }
+
+    /// One page, and where the next begins if there may be one.
+    #[allow(clippy::type_complexity, reason = "a row of four, used by the one caller above")]
+    fn mailbox_page(
+        &self,
+        session: SessionNo,
+        after: Position,
+        want: usize,
+    ) -> Result<(Vec<(Position, Bytes, u32, Bytes)>, Option<Position>), ReadError> {
+        let engine = self.engine();
+        let prefix = keys::claims(session.0);
+        let after = keys::claim(session.0, after);
+        let rows = engine.views().scan(&prefix, Some(&after), want).map_err(views_failed)?;
+        let full = rows.len() >= want;
+        let last = rows.last().and_then(|(key, _)| keys::claim_position(key)).filter(|_| full);
+        let mut page = Vec::with_capacity(rows.len());
+        for (key, value) in rows {
+            let (Some(position), Some((stored, options))) =
+                (keys::claim_position(&key), tables::split_claim(&value))
+            else {
+                continue;
+            };
+            if let Some(body) = engine.views().get(&keys::mail(position)).map_err(views_failed)? {
+                page.push((position, options, stored, body));
+            }
+        }
+        Ok((page, last))
+    }
+
+    pub(crate) fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
+        self.engine().views().get(&keys::table(table as u8, key)).map_err(views_failed)
+    }
+
+    pub(crate) fn scan(
+        &self,
+        table: Table,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        max: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, ReadError> {
+        let prefix = keys::table(table as u8, prefix);
+        let after = after.map(|after| keys::table(table as u8, after));
+        let rows = self.engine().views().scan(&prefix, after.as_deref(), max).map_err(views_failed)?;
+        // Two bytes of every key are ours.
+        Ok(rows.into_iter().map(|(key, value)| (key.slice(2.min(key.len())..), value)).collect())
+    }
+
+    pub(crate) fn mailbox_len(&self, session: SessionNo) -> (u64, u64) {
+        self.engine().mailbox_len(session)
+    }
+
+    pub(crate) fn backlog(&self, consumer: Consumer) -> Backlog {
+        self.engine().catalog.backlog(consumer)
+    }
+
+    pub(crate) fn ledger(&self) -> Vec<LedgerLine> {
+        self.engine().ledger()
+    }
+
+    pub(crate) fn stats(&self) -> StoreStats {
+        self.engine().stats()
+    }
+
+    pub(crate) fn log_id(&self) -> LogId {
+        self.log
+    }
+
+    // --- maintenance
+
+    /// Does what is due off the commit path. True if a group has to be made for it: the store has something to commit.
+    pub(crate) fn maintain(&self) -> bool {
+        let work = self.engine().take_checkpoint();
+        if let Some(work) = work {
+            let done = work();
+            let outcome = self.engine().end_checkpoint(done);
+            self.note(outcome, "checkpoint failed, the journal keeps what it would have held");
+        }
+        self.release_segments();
+        self.seal();
+        self.remove_generations();
+        self.release_segments();
+        self.make_spare();
+        let generations = {
+            let generations = lock_generations(&self.generations);
+            (generations.disk_bytes(), generations.bytes_written())
+        };
+        let mut engine = self.engine();
+        engine.disk_changed(self.pool.ready(), generations);
+        engine.relieve_disk();
+        engine.look_ahead_for_drops();
+        engine.ask_checkpoint();
+        engine.has_internal()
+    }
+
+    /// What is due by time. True if a group has to be made for it.
+    pub(crate) fn tick(&self, now: Timestamp) -> bool {
+        let mut engine = self.engine();
+        engine.blocked = false;
+        engine.expire(now);
+        engine.has_internal()
+    }
+
+    /// Logs a failure and keeps the maintenance from trying again before the next tick.
+    fn note<T>(&self, outcome: Result<T, BackingError>, what: &'static str) -> Option<T> {
+        match outcome {
+            Ok(value) => Some(value),
+            Err(error) => {
+                tracing::warn!(%error, "{what}");
+                self.engine().blocked = true;
+                None
+            }
+        }
+    }
+
+    fn release_segments(&self) {
+        let released = self.engine().take_releasable();
+        for number in released {
+            let path = path_of(number);
+            if self.pool.ready() >= self.engine().spare_segments_max() {
+                self.pool.discard(&path);
+            } else if let Err(error) = self.pool.recycle(&path) {
+                tracing::debug!(%error, path, "segment cannot be used again");
+                self.pool.discard(&path);
+            }
+        }
+    }
+
+    fn seal(&self) {
+        let Some(mut seal) = self.engine().plan_seal() else { return };
+        if self.engine().blocked {
+            return;
+        }
+        let outcome = lock_generations(&self.generations).seal_from(seal.lsns.clone(), &mut seal.records);
+        let what = "generation cannot be sealed, the journal keeps its events";
+        if let Some((number, extents)) = self.note(outcome, what) {
+            tracing::info!(
+                generation = number,
+                streams = extents.len(),
+                "sealed what the uplinks have not taken yet"
+            );
+            self.keep_damaged(&seal);
+            self.engine().sealed(&seal, number, extents);
+        }
+    }
+
+    fn keep_damaged(&self, seal: &Seal) {
+        for (number, _) in &seal.records.gaps {
+            self.quarantine(*number);
+        }
+    }
+
+    fn remove_generations(&self) {
+        let finished = self.engine().finished_generations();
+        for number in finished {
+            let outcome = lock_generations(&self.generations).remove(number);
+            if self.note(outcome, "finished generation cannot be removed yet").is_some() {
+                self.engine().generation_removed(number);
+            }
+        }
+    }
+
+    fn make_spare(&self) {
+        let wanted = {
+            let mut engine = self.engine();
+            engine.counters.spare_segments = self.pool.ready() as u64;
+            engine.wants_spare() && !engine.blocked
+        };
+        if wanted && let Err(error) = self.pool.make() {
+            tracing::warn!(%error, "no journal segment can be prepared");
+            self.engine().blocked = true;
+        }
+    }
+
+    /// Copies a damaged segment aside, for whoever wants to look; the oldest copies make room.
+    pub(crate) fn quarantine(&self, number: u32) {
+        if let Err(error) = copy_aside(&*self.disk, number) {
+            tracing::warn!(%error, segment = number, "damaged segment could not be copied aside");
+        }
+    }
+}
+
+fn copy_aside(disk: &dyn Disk, number: u32) -> io::Result<()> {
+    disk.create_dir(QUARANTINE)?;
+    let mut kept: Vec<String> = disk
+        .list(QUARANTINE)?
+        .into_iter()
+        .map(|e| e.name)
+        .filter(|name| name.starts_with("segment."))
+        .collect();
+    let name = format!("segment.{number:08x}");
+    if kept.contains(&name) {
+        return Ok(());
+    }
+    kept.sort();
+    for old in kept.iter().take((kept.len() + 1).saturating_sub(QUARANTINE_MAX)) {
+        disk.remove(&format!("{QUARANTINE}/{old}"))?;
+    }
+    let bytes = disk.read(&path_of(number))?;
+    let path = format!("{QUARANTINE}/{name}");
+    let written = disk.open(&path, Mode::New).and_then(|file| file.write_at(0, &bytes));
+    if written.is_err() {
+        // A full disk needs its room for other things.
+        disk.remove(&path)?;
+    }
+    written
+}
+
+fn no_segment() -> io::Error {
+    io::Error::other("no journal segment is open")
+}
+
+fn views_failed(error: BackingError) -> ReadError {
+    ReadError::Io(Arc::new(io::Error::other(error.to_string())))
+}
+
+/// An error of the backing stores at the start.
+pub(crate) fn open_failed(path: &std::path::Path, what: &'static str, error: &BackingError) -> OpenError {
+    match error {
+        BackingError::Io { source, .. } => {
+            crate::directory::refused(path, what, io::Error::new(source.kind(), error.to_string()))
+        }
+        BackingError::Damaged { .. } => {
+            OpenError::Io { path: path.to_owned(), what, source: io::Error::other(error.to_string()) }
+        }
+    }
+}

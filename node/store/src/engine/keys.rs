@@ -1,0 +1,91 @@
+//! Keys of the views. The first byte says which kind; numbers are big-endian, so that scans come in their order.
+//!
+//! ```text
+//! b | session u64 | position u64   stored bytes u32, then options       one claim of a session on an event
+//! c | stream u32 | uplink u32      position u64                         cursor (uplink 0: no uplink yet)
+//! g | generation u64               extents                              what a sealed generation should hold
+//! h | 'b'                          bytes u64, events u64                mailbox bounds in force
+//! l | stream u32 | uplink u32 | reason u8   events, bytes, first, last: u64 each     ledger
+//! m | position u64                 record body                          event that mailboxes wait for, once
+//! n | session u64                  entries, bytes, lowest position: varints          a mailbox's figures
+//! q | source                       counter, then stream and counter pairs: varints   sequence numbers
+//! r | position u64                 claims u32                           claims on `m`, where there are several
+//! s | stream u32                   newest position u64, then the name   stream numbers
+//! t | table u8 | key               value                                keyed state of the port
+//! u | uplink u32                   name                                 uplink numbers
+//! ```
+
+use crate::backing::StreamNo;
+use crate::journal::frame::UplinkNo;
+use bytes::Bytes;
+use eventmesh_edge_core::event::Position;
+
+pub(crate) const CURSOR: u8 = b'c';
+pub(crate) const GENERATION: u8 = b'g';
+pub(crate) const LEDGER: u8 = b'l';
+pub(crate) const STREAM: u8 = b's';
+pub(crate) const UPLINK: u8 = b'u';
+pub(crate) const BOUNDS: &[u8] = b"hb";
+
+fn key(kind: u8, parts: &[&[u8]]) -> Bytes {
+    let len = 1 + parts.iter().map(|p| p.len()).sum::<usize>();
+    let mut out = Vec::with_capacity(len);
+    out.push(kind);
+    for part in parts {
+        out.extend_from_slice(part);
+    }
+    Bytes::from(out)
+}
+
+pub(crate) fn claim(session: u64, position: Position) -> Bytes {
+    key(b'b', &[&session.to_be_bytes(), &position.0.to_be_bytes()])
+}
+
+pub(crate) fn claims(session: u64) -> Bytes {
+    key(b'b', &[&session.to_be_bytes()])
+}
+
+/// Position in a [`claim`] key.
+pub(crate) fn claim_position(key: &[u8]) -> Option<Position> {
+    Some(Position(u64::from_be_bytes(*key.get(9..)?.first_chunk()?)))
+}
+
+pub(crate) fn cursor(stream: StreamNo, uplink: UplinkNo) -> Bytes {
+    key(CURSOR, &[&stream.0.to_be_bytes(), &uplink.0.to_be_bytes()])
+}
+
+pub(crate) fn generation(number: u64) -> Bytes {
+    key(GENERATION, &[&number.to_be_bytes()])
+}
+
+pub(crate) fn ledger(stream: StreamNo, uplink: UplinkNo, reason: u8) -> Bytes {
+    key(LEDGER, &[&stream.0.to_be_bytes(), &uplink.0.to_be_bytes(), &[reason]])
+}
+
+pub(crate) fn mail(position: Position) -> Bytes {
+    key(b'm', &[&position.0.to_be_bytes()])
+}
+
+pub(crate) fn mail_claims(position: Position) -> Bytes {
+    key(b'r', &[&position.0.to_be_bytes()])
+}
+
+pub(crate) fn mailbox(session: u64) -> Bytes {
+    key(b'n', &[&session.to_be_bytes()])
+}
+
+pub(crate) fn sequence(source: &str) -> Bytes {
+    key(b'q', &[source.as_bytes()])
+}
+
+pub(crate) fn stream(stream: StreamNo) -> Bytes {
+    key(STREAM, &[&stream.0.to_be_bytes()])
+}
+
+pub(crate) fn table(table: u8, user_key: &[u8]) -> Bytes {
+    key(b't', &[&[table], user_key])
+}
+
+pub(crate) fn uplink(uplink: UplinkNo) -> Bytes {
+    key(UPLINK, &[&uplink.0.to_be_bytes()])
+}

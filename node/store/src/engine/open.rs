@@ -1,0 +1,462 @@
+//! An engine from what a directory holds: the journal's window walked once, everything behind it by its figures.
+
+use super::ahead::Ahead;
+use super::catalog::{Catalog, ConsumerState, StreamState, Tentative};
+use super::recent::Recent;
+use super::retain::{decode_extents, encode_extents};
+use super::segments::{GenerationInfo, Segment};
+use super::sequences::Sequences;
+use super::tables::{Bounds, Tables, scan_all};
+use super::{Checkpoint, Counters, Engine, Internal, Limits, SharedGenerations, keys};
+use crate::backing::{BackingError, Extent, Lsn, StreamNo, Views};
+use crate::codec::Reader;
+use crate::journal::frame::{EventEntry, Frame, Item, UplinkNo};
+use crate::journal::header::Identity;
+use crate::journal::reader::{End, FrameCursor, Gap};
+use crate::journal::recover::{Found, Recovered};
+use bytes::Bytes;
+use eventmesh_edge_core::Text;
+use eventmesh_edge_core::event::{Position, record};
+use eventmesh_edge_core::ports::store::{Consumer, LossReason, StoreSpec, StreamId, StreamSpec, UplinkId};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+
+/// What an engine is made from.
+pub(crate) struct Parts {
+    pub(crate) identity: Identity,
+    pub(crate) epoch: u32,
+    pub(crate) spec: StoreSpec,
+    pub(crate) limits: Limits,
+    pub(crate) views: Box<dyn Views>,
+    pub(crate) generations: SharedGenerations,
+}
+
+/// What was found on the way.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    pub(crate) commits_replayed: u64,
+    pub(crate) torn_bytes: u64,
+    /// Damaged stretches by segment.
+    pub(crate) gaps: Vec<(u32, Gap)>,
+    pub(crate) clean_end: bool,
+}
+
+/// Everything that the walk over the journal collects.
+struct Walk {
+    tables: Tables,
+    sequences: Sequences,
+    segments: VecDeque<Segment>,
+    newest: HashMap<StreamNo, Position>,
+    /// Commits up to here are in the views already.
+    applied: Lsn,
+    last: Lsn,
+    findings: Findings,
+}
+
+impl Walk {
+    fn segment(&mut self, found: &Found) -> Result<(), BackingError> {
+        let mut segment = Segment::new(found.source.clone(), found.header.size, found.header.epoch);
+        let mut cursor = FrameCursor::new(found.source.clone());
+        while let Some(located) = cursor.next() {
+            // It parsed when the cursor took it.
+            if let Ok(frame) = Frame::parse(&located.body, &found.source.base) {
+                self.frame(&frame, &mut segment)?;
+            }
+        }
+        segment.source.end = End::At(match found.source.end {
+            End::At(end) => end,
+            End::Open(_) => cursor.offset(),
+        });
+        self.findings.torn_bytes += cursor.torn_bytes;
+        self.findings.clean_end = cursor.clean_end;
+        let number = segment.number();
+        self.findings.gaps.extend(cursor.gaps.drain(..).map(|gap| (number, gap)));
+        self.segments.push_back(segment);
+        Ok(())
+    }
+
+    fn frame(&mut self, frame: &Frame<'_>, segment: &mut Segment) -> Result<(), BackingError> {
+        segment.last_lsn = frame.lsn;
+        self.last = self.last.max(frame.lsn);
+        let is_new = frame.lsn > self.applied;
+        let mut for_views = frame.has_more_than_events();
+        for item in frame.items() {
+            let Ok(Item::Event(entry)) = item else { break };
+            for_views |= entry.mailboxes.claims() > 0;
+            self.event(&entry, is_new, segment)?;
+        }
+        if !is_new {
+            return Ok(());
+        }
+        self.findings.commits_replayed += 1;
+        let mut more = Vec::new();
+        if self.sequences.is_over_full() {
+            self.sequences.flush(&mut more);
+        }
+        if for_views {
+            self.tables.apply(frame, more);
+        } else if !more.is_empty() {
+            self.tables.apply_ops(frame.lsn, more);
+        }
+        Ok(())
+    }
+
+    fn event(
+        &mut self,
+        entry: &EventEntry<'_>,
+        is_new: bool,
+        segment: &mut Segment,
+    ) -> Result<(), BackingError> {
+        let Ok(head) = record::head(entry.body) else {
+            tracing::error!(position = %entry.position, "record does not decode, although its checksum holds");
+            return Ok(());
+        };
+        let mark = super::Mark {
+            position: entry.position,
+            received_ms: head.received.0,
+            bytes: entry.stored_bytes(),
+        };
+        segment.add(entry.stream, &mark);
+        self.newest.insert(entry.stream, entry.position);
+        if is_new {
+            self.sequences.replay(&*self.tables.views, head.source, entry.stream, head.sequence)?;
+        }
+        Ok(())
+    }
+}
+
+/// What the directory remembers of names and cursors.
+struct Remembered {
+    streams: BTreeMap<StreamNo, (Text, Position)>,
+    uplinks: BTreeMap<UplinkNo, Text>,
+    cursors: BTreeMap<(StreamNo, UplinkNo), Position>,
+}
+
+impl Remembered {
+    fn load(views: &dyn Views) -> Result<Remembered, BackingError> {
+        let mut found =
+            Remembered { streams: BTreeMap::new(), uplinks: BTreeMap::new(), cursors: BTreeMap::new() };
+        for (key, value) in scan_all(views, &[keys::STREAM])? {
+            let mut reader = Reader::new(&value);
+            let (Some(no), Some(newest)) = (number(&key, 1), reader.u64_be()) else { continue };
+            found.streams.insert(StreamNo(no), (text(value.get(8..)), Position(newest)));
+        }
+        for (key, value) in scan_all(views, &[keys::UPLINK])? {
+            if let Some(no) = number(&key, 1) {
+                found.uplinks.insert(UplinkNo(no), text(Some(&value)));
+            }
+        }
+        for (key, value) in scan_all(views, &[keys::CURSOR])? {
+            if let (Some(stream), Some(uplink), Some(acked)) =
+                (number(&key, 1), number(&key, 5), Reader::new(&value).u64_be())
+            {
+                found.cursors.insert((StreamNo(stream), UplinkNo(uplink)), Position(acked));
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn number(key: &[u8], at: usize) -> Option<u32> {
+    Reader::new(key.get(at..)?).u32_be()
+}
+
+fn text(bytes: Option<&[u8]>) -> Text {
+    Text::from(String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned())
+}
+
+impl Engine {
+    /// Walks the journal, replays what the views do not have, and counts what waits for whom.
+    pub(crate) fn open(parts: Parts, recovered: &Recovered) -> Result<(Engine, Findings), BackingError> {
+        let Parts { identity, epoch, spec, limits, views, generations } = parts;
+        let applied = views.applied();
+        let mut walk = Walk {
+            tables: Tables::new(views)?,
+            sequences: Sequences::default(),
+            segments: VecDeque::new(),
+            newest: HashMap::new(),
+            applied,
+            last: applied,
+            findings: Findings::default(),
+        };
+        for found in &recovered.segments {
+            walk.segment(found)?;
+        }
+        let Walk { mut tables, sequences, segments, newest, last, findings, .. } = walk;
+        if tables.views.applied() < last {
+            tables.apply_ops(last, Vec::new());
+        }
+        let remembered = Remembered::load(&*tables.views)?;
+        let durable_position = segments.iter().map(|s| s.last_position).max().unwrap_or_default();
+        let mut engine = Engine {
+            identity,
+            epoch,
+            spec,
+            limits,
+            catalog: Catalog::default(),
+            segments,
+            generations: Vec::new(),
+            shared_generations: generations,
+            recent: Recent::new(limits.recent_bytes, durable_position),
+            sequences,
+            tables,
+            next_lsn: Lsn(last.0 + 1),
+            next_position: Position::first_of(epoch),
+            durable_position,
+            internal: VecDeque::new(),
+            checkpoint: Checkpoint::Idle,
+            counters: Counters::default(),
+            disk_refused: false,
+            io_failed: false,
+            room: false,
+            given_up: HashSet::new(),
+            blocked: false,
+        };
+        engine.find_generations()?;
+        engine.name(&remembered, &newest);
+        engine.count_backlogs()?;
+        engine.counters.views_disk = engine.tables.views.disk_bytes();
+        for (number, gap) in &findings.gaps {
+            engine.count_gap(*number, gap);
+        }
+        engine.count_unreadable(recovered);
+        engine.count_lost_generations()?;
+        Ok((engine, findings))
+    }
+
+    fn find_generations(&mut self) -> Result<(), BackingError> {
+        let sealed = super::read::lock_generations(&self.shared_generations).sealed();
+        for (number, lsns, extents) in sealed {
+            for segment in &mut self.segments {
+                let covered = *lsns.start() <= segment.first_lsn && segment.last_lsn <= *lsns.end();
+                segment.sealed |= covered && segment.last_lsn >= segment.first_lsn;
+            }
+            if self.tables.views.get(&keys::generation(number))?.is_none() {
+                let views = vec![(keys::generation(number), Some(encode_extents(&extents)))];
+                self.commit_internal(Internal { views, ..Internal::default() });
+            }
+            self.generations.push(GenerationInfo { number, extents });
+        }
+        Ok(())
+    }
+
+    /// Maps the names of the configuration to durable numbers; new ones are given. All are in the first frame of each
+    /// segment.
+    fn name(&mut self, remembered: &Remembered, newest: &HashMap<StreamNo, Position>) {
+        let mut opening = Internal::default();
+        self.name_uplinks(remembered);
+        let mut next = remembered.streams.keys().next_back().map_or(1, |no| no.0 + 1);
+        for (id, spec) in self.spec.streams.clone().into_iter().enumerate() {
+            let known =
+                remembered.streams.iter().find(|(_, (name, _))| *name == spec.name).map(|(no, _)| *no);
+            let no = known.unwrap_or(StreamNo(next));
+            let idx = self.catalog.streams.len();
+            self.catalog.configured.push(idx);
+            self.add_stream(no, spec.name.clone(), Some(spec.clone()), remembered, newest);
+            if known.is_none() {
+                next += 1;
+            }
+            let id = StreamId(u16::try_from(id).unwrap_or(u16::MAX));
+            self.add_consumers(idx, id, &spec, remembered, &mut opening);
+        }
+        for (no, (name, _)) in &remembered.streams {
+            if !self.catalog.by_no.contains_key(no) {
+                self.add_stream(*no, name.clone(), None, remembered, newest);
+                self.add_orphans(*no, remembered);
+            }
+        }
+        let bounds = Bounds { bytes: self.spec.mailbox_max_bytes, events: self.spec.mailbox_max_events };
+        if self.tables.bounds != bounds {
+            opening.views.push((Bytes::from_static(keys::BOUNDS), Some(bounds.encode())));
+        }
+        if !opening.views.is_empty() {
+            self.internal.push_front(opening);
+        }
+    }
+
+    fn name_uplinks(&mut self, remembered: &Remembered) {
+        let mut next = remembered.uplinks.keys().next_back().map_or(1, |no| no.0 + 1);
+        for name in &self.spec.uplinks {
+            let known = remembered.uplinks.iter().find(|(_, n)| *n == name).map(|(no, _)| *no);
+            let no = known.unwrap_or_else(|| {
+                let no = UplinkNo(next);
+                next += 1;
+                no
+            });
+            self.catalog.uplinks.push(no);
+        }
+    }
+
+    fn add_stream(
+        &mut self,
+        no: StreamNo,
+        name: Text,
+        spec: Option<StreamSpec>,
+        remembered: &Remembered,
+        newest: &HashMap<StreamNo, Position>,
+    ) {
+        let noted = remembered.streams.get(&no).map(|(_, newest)| *newest).unwrap_or_default();
+        let spilled =
+            self.generations.iter().filter_map(|g| g.extent(no)).map(|e| e.last).max().unwrap_or_default();
+        let newest = noted.max(spilled).max(newest.get(&no).copied().unwrap_or_default());
+        self.durable_position = self.durable_position.max(newest);
+        self.catalog.by_no.insert(no, self.catalog.streams.len());
+        self.catalog.streams.push(StreamState {
+            no,
+            name,
+            spec,
+            newest,
+            dirty: newest > noted,
+            consumers: Vec::new(),
+        });
+    }
+
+    fn add_consumers(
+        &mut self,
+        stream: usize,
+        id: StreamId,
+        spec: &StreamSpec,
+        remembered: &Remembered,
+        opening: &mut Internal,
+    ) {
+        let Some(no) = self.catalog.stream(stream).map(|s| s.no) else { return };
+        let waiting = remembered.cursors.get(&(no, UplinkNo(0))).copied();
+        if spec.uplinks.is_empty() {
+            // Without a cursor of its own it takes the place of the uplink that was furthest behind.
+            let of_stream = remembered.cursors.range((no, UplinkNo(0))..=(no, UplinkNo(u32::MAX)));
+            let acked = waiting.or_else(|| of_stream.map(|(_, acked)| *acked).min()).unwrap_or_default();
+            let id = Consumer { stream: id, uplink: UplinkId::NONE };
+            self.add_consumer(stream, no, Some(id), UplinkNo(0), acked);
+            return;
+        }
+        for uplink in &spec.uplinks {
+            let Some(uplink_no) = self.catalog.uplinks.get(usize::from(uplink.0)).copied() else { continue };
+            let known = remembered.cursors.get(&(no, uplink_no)).copied();
+            let acked = known.or(waiting).unwrap_or_default();
+            self.add_consumer(stream, no, Some(Consumer { stream: id, uplink: *uplink }), uplink_no, acked);
+        }
+        if waiting.is_some() {
+            opening.views.push((keys::cursor(no, UplinkNo(0)), None));
+        }
+    }
+
+    fn add_orphans(&mut self, no: StreamNo, remembered: &Remembered) {
+        let Some(stream) = self.catalog.by_no.get(&no).copied() else { return };
+        let cursors: Vec<(UplinkNo, Position)> = remembered
+            .cursors
+            .range((no, UplinkNo(0))..=(no, UplinkNo(u32::MAX)))
+            .map(|((_, uplink), acked)| (*uplink, *acked))
+            .collect();
+        let cursors = if cursors.is_empty() { vec![(UplinkNo(0), Position::ZERO)] } else { cursors };
+        for (uplink, acked) in cursors {
+            self.add_consumer(stream, no, None, uplink, acked);
+        }
+    }
+
+    fn add_consumer(
+        &mut self,
+        stream: usize,
+        stream_no: StreamNo,
+        id: Option<Consumer>,
+        uplink: UplinkNo,
+        acked: Position,
+    ) {
+        let idx = self.catalog.consumers.len();
+        self.catalog.consumers.push(ConsumerState {
+            id,
+            stream,
+            stream_no,
+            uplink,
+            acked,
+            events: 0,
+            bytes: 0,
+            ahead: Ahead::empty(),
+            oldest_ms: None,
+            place: None,
+            ahead_place: None,
+            tentative: Tentative::default(),
+            refused: false,
+        });
+        if let Some(stream) = self.catalog.streams.get_mut(stream) {
+            stream.consumers.push(idx);
+        }
+    }
+
+    fn count_backlogs(&mut self) -> Result<(), BackingError> {
+        for idx in 0..self.catalog.consumers.len() {
+            let Some(consumer) = self.catalog.consumer(idx) else { continue };
+            let (events, bytes, oldest_ms) = self.count_after(consumer.stream_no, consumer.acked)?;
+            if let Some(consumer) = self.catalog.consumer_mut(idx) {
+                (consumer.events, consumer.bytes, consumer.oldest_ms) = (events, bytes, oldest_ms);
+                let acked = consumer.acked;
+                consumer.ahead = if events == 0 { Ahead::empty() } else { Ahead::unknown(acked) };
+            }
+        }
+        Ok(())
+    }
+
+    /// Events, bytes and earliest receipt of a stream after a position: by the figures of what lies wholly after it.
+    fn count_after(
+        &self,
+        stream: StreamNo,
+        after: Position,
+    ) -> Result<(u64, u64, Option<u64>), BackingError> {
+        let mut sum = (0, 0, None::<u64>);
+        let mut add = |events: u64, bytes: u64, oldest: Option<u64>| {
+            sum.0 += events;
+            sum.1 += bytes;
+            sum.2 = sum.2.or(oldest);
+        };
+        for generation in &self.generations {
+            let Some(extent) = generation.extent(stream).filter(|e| e.last > after) else { continue };
+            if extent.first > after {
+                add(extent.events, extent.bytes, Some(extent.oldest_ms));
+            } else {
+                let mut generations = super::read::lock_generations(&self.shared_generations);
+                let (events, bytes, oldest) = generations.count_after(generation.number, stream, after)?;
+                add(events, bytes, oldest);
+            }
+        }
+        for segment in self.segments.iter().filter(|s| !s.sealed) {
+            let Some(extent) = segment.extent(stream).filter(|e| e.last > after) else { continue };
+            if extent.first > after {
+                add(extent.events, extent.bytes, Some(extent.oldest_ms));
+            } else {
+                let passed = self.survey(stream, after, extent.last)?;
+                add(passed.events, passed.bytes, Some(extent.oldest_ms));
+            }
+        }
+        Ok(sum)
+    }
+
+    /// Segments whose headers are gone: what was in them is known only by what stands on both sides.
+    fn count_unreadable(&mut self, recovered: &Recovered) {
+        for number in &recovered.unreadable {
+            let after = self.segments.iter().position(|s| s.number() > *number);
+            let next = after.and_then(|at| self.segments.get(at));
+            let before = after.and_then(|at| self.segments.get(at.checked_sub(1)?));
+            let last =
+                next.map_or(Position::ZERO, |s| Position(s.source.base.first_position.0.saturating_sub(1)));
+            let first = before.map_or(Position::ZERO, |s| s.last_position).next();
+            let same_epoch = before.zip(next).is_some_and(|(b, n)| b.epoch == n.epoch);
+            let events = if same_epoch { (last.0 + 1).saturating_sub(first.0) } else { 0 };
+            let bytes = u64::from(self.limits.segment_bytes);
+            tracing::error!(segment = number, events, "journal segment is unreadable, counted as lost");
+            self.lose(LossReason::Damaged, events, bytes, (first, last.max(first)));
+        }
+    }
+
+    /// Generations that the views know and the disk has not: damaged ones that were moved aside.
+    fn count_lost_generations(&mut self) -> Result<(), BackingError> {
+        for (key, value) in scan_all(&*self.tables.views, &[keys::GENERATION])? {
+            let Some(number) = key.get(1..9).and_then(|n| Reader::new(n).u64_be()) else { continue };
+            if self.generations.iter().any(|g| g.number == number) {
+                continue;
+            }
+            let extents: Vec<Extent> = decode_extents(&value).unwrap_or_default();
+            // Counted from the list, so that one that was only finished and removed counts nothing.
+            self.generations.push(GenerationInfo { number, extents });
+            self.generation_lost(number);
+        }
+        Ok(())
+    }
+}
