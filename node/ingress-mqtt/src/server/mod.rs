@@ -155,6 +155,12 @@ impl Listener {
         self.address
     }
 
+    /// Tells how many connections are open, for `status`; stays valid while the listener runs.
+    pub fn connections(&self) -> impl Fn() -> usize + Send + Sync + use<> {
+        let shared = Arc::clone(&self.shared);
+        move || shared.open.load(Ordering::Relaxed)
+    }
+
     /// Accepts clients until `stop` completes; then tells them (DISCONNECT 0x8B) and waits for them within the bound.
     ///
     /// # Errors
