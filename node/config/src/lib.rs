@@ -21,7 +21,7 @@ pub use environment::{Environment, PREFIX, ProcessEnvironment, variable_for};
 pub use model::{
     Admin, Auth, AuthKind, Class, Config, Credentials, DEFAULT_STREAM, Listener, ListenerKind, ListenerTls,
     ListenerWhenFull, Log, LogFormat, LogLevel, Mode, Node, Order, Password, Route, Session, Stream,
-    StreamWhenFull, Unrouted, Uplink, UplinkKind, UplinkTls,
+    StreamWhenFull, TlsIdentity, Unrouted, Uplink, UplinkKind, UplinkTls,
 };
 pub use problem::{LoadError, Problem, Problems};
 pub use resolve::reserve;

@@ -112,6 +112,10 @@ pub struct Session {
     pub mailbox_max_events: u32,
     /// Longest Session Expiry Interval; longer ones are lowered to it (MQTT 5.0 section 3.2.2.3.2).
     pub expiry_max: Duration,
+    /// Persistent sessions at a time; one more is refused.
+    pub sessions_max: u32,
+    /// Memory for retained messages; beyond it new ones are refused.
+    pub retained_max_bytes: ByteSize,
 }
 
 /// `[[listener]]`
@@ -127,6 +131,8 @@ pub struct Listener {
     pub tls: Option<ListenerTls>,
     /// Connections at a time; more are closed at once.
     pub max_connections: u32,
+    /// Passwords checked at a time: each takes a core and 19 MiB for a while.
+    pub logins_at_once: u32,
     /// Largest payload of one PUBLISH.
     pub max_payload: ByteSize,
     /// Longest keep-alive: MQTT 5 clients that ask for more, or for none, are told this one [MQTT-3.2.2-21]. `None` lets
@@ -182,10 +188,19 @@ words! {
     later: ["certificate", "token"]
 }
 
-/// Files of a TLS listener.
+/// How a listener's TLS is set up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerTls {
-    /// Certificate chain, PEM, the listener's own first.
+    /// What it shows.
+    pub identity: TlsIdentity,
+    /// Only clients with a certificate that one of these authorities has signed get in, PEM.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// A certificate and its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsIdentity {
+    /// Certificate chain, PEM, the own one first.
     pub cert: PathBuf,
     /// Private key, PEM.
     pub key: PathBuf,
@@ -196,7 +211,7 @@ words! {
     pub enum ListenerWhenFull {
         /// Nothing until room returns; its socket is not read meanwhile.
         Withhold = "withhold",
-        /// 0x97 Quota exceeded (MQTT 5); MQTT 3 clients, which have no such code, are made to wait.
+        /// 0x97 Quota exceeded (MQTT 5); MQTT 3 has no such code, there the connection is closed.
         Reject = "reject",
     }
     later: []
@@ -332,7 +347,7 @@ pub struct UplinkTls {
     /// Trust anchors, PEM; the machine's own without it.
     pub ca: Option<PathBuf>,
     /// Client certificate chain and private key, PEM.
-    pub identity: Option<ListenerTls>,
+    pub identity: Option<TlsIdentity>,
     /// Name that the upstream's certificate must have; the address's host without it.
     pub server_name: Option<String>,
 }

@@ -2,8 +2,8 @@
 
 use crate::model::{
     Admin, Auth, AuthKind, Class, Credentials, Listener, ListenerKind, ListenerTls, ListenerWhenFull, Log,
-    LogFormat, LogLevel, Mode, Node, Order, Password, Session, StreamWhenFull, Unrouted, UplinkKind,
-    UplinkTls,
+    LogFormat, LogLevel, Mode, Node, Order, Password, Session, StreamWhenFull, TlsIdentity, Unrouted,
+    UplinkKind, UplinkTls,
 };
 use crate::read::Section;
 use crate::setting::{Endpoint, Name, Secret};
@@ -124,6 +124,12 @@ fn session(s: &mut Section<'_, '_>) -> Session {
         ),
         mailbox_max_events: s.bounded("mailbox_max_events", 1_000, 1..=10_000_000),
         expiry_max: s.bounded("expiry_max", 7 * DAY, Duration::ZERO..=3_650 * DAY),
+        sessions_max: s.bounded("sessions_max", 100_000, 0..=10_000_000),
+        retained_max_bytes: s.bounded(
+            "retained_max_bytes",
+            ByteSize::from_mib(8),
+            ByteSize::from_bytes(0)..=ByteSize::from_gib(1),
+        ),
     }
 }
 
@@ -132,8 +138,9 @@ fn listener(s: &mut Section<'_, '_>) -> Listener {
         kind: s.value("kind", ListenerKind::Mqtt),
         bind: s.value("bind", SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1883)),
         auth: auth(s),
-        tls: s.optional_table("tls", |s| identity(s, true)).flatten(),
+        tls: s.optional_table("tls", listener_tls).flatten(),
         max_connections: s.bounded("max_connections", 10_000, 1..=1_000_000),
+        logins_at_once: s.bounded("logins_at_once", 2, 1..=64),
         max_payload: s.bounded(
             "max_payload",
             ByteSize::from_kib(256),
@@ -187,15 +194,20 @@ fn auth(s: &mut Section<'_, '_>) -> Auth {
     }
 }
 
+fn listener_tls(s: &mut Section<'_, '_>) -> Option<ListenerTls> {
+    let client_ca = s.optional("client_ca");
+    Some(ListenerTls { identity: identity(s, true)?, client_ca })
+}
+
 /// Certificate and key; `needed` says whether their table makes sense without them.
-fn identity(s: &mut Section<'_, '_>, needed: bool) -> Option<ListenerTls> {
+fn identity(s: &mut Section<'_, '_>, needed: bool) -> Option<TlsIdentity> {
     let (cert, key) = if needed {
         (s.required::<PathBuf>("cert"), s.required::<PathBuf>("key"))
     } else {
         (s.optional::<PathBuf>("cert"), s.optional::<PathBuf>("key"))
     };
     match (cert, key) {
-        (Some(cert), Some(key)) => Some(ListenerTls { cert, key }),
+        (Some(cert), Some(key)) => Some(TlsIdentity { cert, key }),
         (Some(_), None) if !needed => {
             s.problem("key", "missing, cert needs its private key");
             None

@@ -1,2 +1,31 @@
-//! EventMesh Edge: MQTT and CoAP at the edge, CloudEvents to Apache EventMesh, nothing acknowledged is lost.
-fn main() {}
+//! EventMesh Edge: takes devices' MQTT messages in, keeps them on disk until they are handed on, forwards them as
+//! CloudEvents. This crate alone knows every other one: it parses, builds, wires, runs and drains, and decides nothing.
+
+mod check;
+mod cli;
+mod exit;
+mod log;
+mod panics;
+mod password;
+mod run;
+mod status;
+mod system;
+
+use clap::Parser;
+use cli::{Cli, Command};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run(args) => run::run(&args),
+        Command::Check(args) => check::check(&args),
+        Command::Status(args) => status::status(&args),
+        Command::Password(args) => password::password(&args),
+    };
+    let Err(failure) = done else { return ExitCode::SUCCESS };
+    let message = failure.to_string();
+    if !message.is_empty() {
+        eprintln!("{message}");
+    }
+    failure.code()
+}

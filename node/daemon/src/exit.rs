@@ -1,0 +1,39 @@
+//! How the process ends, as numbers that scripts and service managers can rely on.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// Why a command did not do what it was asked.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// `check` found problems, `status` found no node, `run` failed while running: 1.
+    Failed(anyhow::Error),
+    /// It could not start: configuration, data directory, address, certificate: 2, as for a wrong command line.
+    CannotStart(anyhow::Error),
+    /// `status`: the node is up, but something needs a look: 3. Everything has been printed.
+    NeedsALook,
+    /// A task of ours panicked: 70, EX_SOFTWARE of sysexits(3).
+    Bug,
+}
+
+impl Failure {
+    pub(crate) fn code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Failure::Failed(_) => 1,
+            Failure::CannotStart(_) => 2,
+            Failure::NeedsALook => 3,
+            Failure::Bug => 70,
+        })
+    }
+}
+
+impl fmt::Display for Failure {
+    /// Empty where everything has been said.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // `{:#}`: the chain on one line, outermost first.
+            Failure::Failed(error) | Failure::CannotStart(error) => write!(f, "{error:#}"),
+            Failure::NeedsALook | Failure::Bug => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Listeners from their sections, and the one client table behind all of them.
+
+use super::observe::ListenerView;
+use super::stage::Stage;
+use anyhow::Context;
+use bytes::Bytes;
+use eventmesh_edge_config::{Auth, Config, Listener, ListenerWhenFull};
+use eventmesh_edge_core::Text;
+use eventmesh_edge_core::ports::clock::Clock;
+use eventmesh_edge_core::ports::hub::{Authenticator, Hub};
+use eventmesh_edge_core::ports::store::{ReadError, Store, Table};
+use eventmesh_edge_ingress_mqtt::outlet::QueueBounds;
+use eventmesh_edge_ingress_mqtt::{
+    self as mqtt, Limits, ListenerOptions, PasswordFile, SessionOptions, SessionStore, Sessions, TlsOptions,
+    WhenFull,
+};
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tracing::{error, info};
+
+/// Bound listeners; devices are let in once they are spawned.
+pub(super) struct Listeners(Vec<Bound>);
+
+struct Bound {
+    config: Listener,
+    listener: mqtt::Listener,
+}
+
+impl Listeners {
+    /// Loads the sessions that were kept, reads password files and certificates, binds.
+    pub(super) fn bind(
+        config: &Config,
+        hub: Arc<dyn Hub>,
+        store: &Arc<dyn Store>,
+        clock: &Arc<dyn Clock>,
+    ) -> anyhow::Result<Listeners> {
+        let sessions = Arc::new(Sessions::new(hub, Arc::clone(clock), session_options(config)));
+        let restored = sessions.restore(&StoreScan(store)).context("load the sessions of clients")?;
+        info!(
+            sessions = restored.sessions,
+            subscriptions = restored.subscriptions,
+            skipped = restored.skipped,
+            orphans = restored.orphans,
+            "sessions loaded"
+        );
+        let mut passwords = HashMap::new();
+        let bind = |(index, listener): (usize, &Listener)| {
+            bind(config, listener, &sessions, &mut passwords).with_context(|| format!("listener[{index}]"))
+        };
+        config.listeners.iter().enumerate().map(bind).collect::<anyhow::Result<_>>().map(Listeners)
+    }
+
+    /// The real addresses, as URLs.
+    pub(super) fn urls(&self) -> Vec<String> {
+        let scheme = |bound: &Bound| if bound.config.tls.is_some() { "mqtts" } else { "mqtt" };
+        self.0.iter().map(|bound| format!("{}://{}", scheme(bound), bound.listener.local_addr())).collect()
+    }
+
+    pub(super) fn views(&self) -> Vec<ListenerView> {
+        let view = |bound: &Bound| ListenerView {
+            config: bound.config.clone(),
+            address: bound.listener.local_addr(),
+            connected: Box::new(bound.listener.connections()),
+        };
+        self.0.iter().map(view).collect()
+    }
+
+    pub(super) fn spawn(self, stage: &mut Stage) {
+        for Bound { listener, .. } in self.0 {
+            let address = listener.local_addr();
+            stage.spawn(|stop| async move {
+                if let Err(error) = listener.run(stop).await {
+                    error!(%address, %error, "listener ended");
+                }
+            });
+        }
+    }
+}
+
+fn session_options(config: &Config) -> SessionOptions {
+    SessionOptions {
+        node: Text::from(config.node.name.to_string()),
+        sessions_max: config.session.sessions_max as usize,
+        expiry_max_secs: u32::try_from(config.session.expiry_max.as_secs()).unwrap_or(u32::MAX),
+        // A session that was kept does not say which listener it came by: the first one's bounds are as good as any.
+        queue: config.listeners.first().map_or(SessionOptions::default().queue, queue),
+        ..SessionOptions::default()
+    }
+}
+
+fn bind(
+    config: &Config,
+    listener: &Listener,
+    sessions: &Arc<Sessions>,
+    passwords: &mut HashMap<std::path::PathBuf, Arc<PasswordFile>>,
+) -> anyhow::Result<Bound> {
+    let auth = match &listener.auth {
+        Auth::Anonymous => None,
+        Auth::Password { file } => Some(password_file(file, passwords)? as Arc<dyn Authenticator>),
+    };
+    let options = options(listener, config.node.stop_timeout.mul_f64(LISTENERS_OF_STOP));
+    let bound = mqtt::bind(options, Arc::clone(sessions), auth)?;
+    Ok(Bound { config: listener.clone(), listener: bound })
+}
+
+/// Part of the time for a graceful stop that clients get to take their DISCONNECT.
+const LISTENERS_OF_STOP: f64 = 0.2;
+
+/// Read once, however many listeners share it: its users are then remembered together.
+fn password_file(
+    path: &Path,
+    known: &mut HashMap<std::path::PathBuf, Arc<PasswordFile>>,
+) -> anyhow::Result<Arc<PasswordFile>> {
+    if let Some(file) = known.get(path) {
+        return Ok(Arc::clone(file));
+    }
+    let file = Arc::new(PasswordFile::load(path)?);
+    known.insert(path.to_owned(), Arc::clone(&file));
+    Ok(file)
+}
+
+fn options(listener: &Listener, stop_timeout: Duration) -> ListenerOptions {
+    let u16_of = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
+    let keep_alive = listener.keep_alive_max.map(|time| u16::try_from(time.as_secs()).unwrap_or(u16::MAX));
+    ListenerOptions {
+        tls: listener.tls.as_ref().map(|tls| TlsOptions {
+            cert: tls.identity.cert.clone(),
+            key: tls.identity.key.clone(),
+            client_ca: tls.client_ca.clone(),
+        }),
+        connections_max: listener.max_connections as usize,
+        logins_at_once: listener.logins_at_once as usize,
+        stop_timeout,
+        limits: Limits {
+            payload_max_bytes: u32::try_from(listener.max_payload.bytes()).unwrap_or(u32::MAX),
+            receive_maximum: u16_of(listener.receive_maximum),
+            topic_alias_maximum: u16_of(listener.topic_alias_max),
+            send_window: u16_of(listener.send_window),
+            keep_alive_max_secs: keep_alive,
+            connect_timeout: listener.connect_timeout,
+            when_full: match listener.when_full {
+                ListenerWhenFull::Withhold => WhenFull::Withhold,
+                ListenerWhenFull::Reject => WhenFull::Reject,
+            },
+            anonymous: listener.auth == Auth::Anonymous,
+            subscriptions_max: listener.subscriptions_max as usize,
+            queue: queue(listener),
+            ..Limits::default()
+        },
+        ..ListenerOptions::new(listener.bind)
+    }
+}
+
+fn queue(listener: &Listener) -> QueueBounds {
+    QueueBounds { max_events: listener.queue_events as usize, max_bytes: listener.queue_bytes.as_usize() }
+}
+
+/// The store, as the client table reads it at the start.
+struct StoreScan<'a>(&'a Arc<dyn Store>);
+
+impl SessionStore for StoreScan<'_> {
+    fn scan(&self, table: Table, after: Option<&[u8]>, max: usize) -> Result<Vec<(Bytes, Bytes)>, ReadError> {
+        self.0.scan(table, &[], after, max)
+    }
+}

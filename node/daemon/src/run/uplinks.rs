@@ -1,0 +1,138 @@
+//! Uplinks from their sections.
+
+use anyhow::Context;
+use eventmesh_edge_config::{Config, Endpoint, Mode, Password, Uplink, UplinkKind, UplinkTls};
+use eventmesh_edge_core::Text;
+use eventmesh_edge_core::ports::clock::Clock;
+use eventmesh_edge_core::ports::store::{Store, StreamId, UplinkId};
+use eventmesh_edge_core::ports::uplink::Uplink as UplinkPort;
+use eventmesh_edge_core::route::Router;
+use eventmesh_edge_runtime::forward::{Forward, KindOf, Options, Stream};
+use eventmesh_edge_runtime::hub::NodeHub;
+use eventmesh_edge_uplink_mqtt::{self as mqtt, MqttUplink};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The ports registered for MQTT and for MQTT over TLS (IANA).
+const MQTT_PORT: u16 = 1883;
+const MQTT_TLS_PORT: u16 = 8883;
+
+/// What every forwarder needs.
+pub(super) struct Parts<'a> {
+    pub(super) store: &'a Arc<dyn Store>,
+    pub(super) clock: &'a Arc<dyn Clock>,
+    pub(super) hub: &'a Arc<NodeHub>,
+    pub(super) router: Router,
+}
+
+/// One forwarder per `[[uplink]]`, ready to run.
+pub(super) fn build(config: &Config, parts: &Parts<'_>) -> anyhow::Result<Vec<Forward>> {
+    let router = parts.router.clone();
+    let kind: KindOf = Arc::new(move |_, stored| router.kind_for(&stored.event.topic, stored.event.via));
+    let one = |(index, uplink): (usize, &Uplink)| {
+        one(config, index, uplink, parts, Arc::clone(&kind))
+            .with_context(|| format!("uplink \"{}\"", uplink.name))
+    };
+    config.uplinks.iter().enumerate().map(one).collect()
+}
+
+fn one(
+    config: &Config,
+    index: usize,
+    uplink: &Uplink,
+    parts: &Parts<'_>,
+    kind: KindOf,
+) -> anyhow::Result<Forward> {
+    let id = UplinkId(u16::try_from(index)?);
+    // The log id was drawn at random, so a fleet that lost its upstream at once does not come back at once.
+    let seed = u64::from(parts.store.log_id().0) << 16 | u64::from(id.0);
+    let options = options(config, uplink, id, seed, kind);
+    let adapter = adapter(config, uplink)?;
+    let downward = parts.hub.downward(uplink.name.as_str());
+    Ok(Forward::new(options, Arc::clone(parts.store), adapter, Arc::clone(parts.clock), downward)?)
+}
+
+fn options(config: &Config, uplink: &Uplink, id: UplinkId, seed: u64, kind: KindOf) -> Options {
+    let reads = config.streams.iter().enumerate().filter(|(_, s)| s.uplinks.contains(&usize::from(id.0)));
+    let stream = |(index, stream): (usize, &eventmesh_edge_config::Stream)| Stream {
+        id: StreamId(u16::try_from(index).unwrap_or(u16::MAX)),
+        name: Text::from(stream.name.to_string()),
+        max_age: stream.max_age,
+        weight: 1,
+    };
+    Options {
+        rules: uplink.forward_options(id, seed),
+        streams: reads.map(stream).collect(),
+        stop_limit: config.node.stop_timeout.mul_f64(UPLINKS_OF_STOP),
+        ..Options::new(Text::from(uplink.name.to_string()), id, kind)
+    }
+}
+
+/// Part of the time for a graceful stop that the uplinks get.
+const UPLINKS_OF_STOP: f64 = 0.5;
+
+fn adapter(config: &Config, uplink: &Uplink) -> anyhow::Result<Box<dyn UplinkPort>> {
+    match uplink.kind {
+        UplinkKind::Mqtt => Ok(Box::new(MqttUplink::new(mqtt_options(config, uplink)?)?)),
+    }
+}
+
+fn mqtt_options(config: &Config, uplink: &Uplink) -> anyhow::Result<mqtt::Options> {
+    let default_port = if uplink.tls.is_some() { MQTT_TLS_PORT } else { MQTT_PORT };
+    let address = |e: &Endpoint| mqtt::Address { host: e.host.clone(), port: e.port.unwrap_or(default_port) };
+    let subscription = |filter: &eventmesh_edge_core::topic::TopicFilter| mqtt::Subscription {
+        strip_prefix: uplink.subscribe_strip.clone(),
+        add_prefix: uplink.subscribe_prefix.clone(),
+        ..mqtt::Subscription::new(filter.clone())
+    };
+    let node = config.node.name.to_string();
+    Ok(mqtt::Options {
+        client_id: uplink.client_id.clone(),
+        credentials: uplink.credentials.as_ref().map(credentials).transpose()?,
+        tls: uplink.tls.as_ref().map(tls),
+        keep_alive: Duration::from_secs(uplink.keep_alive.as_secs()),
+        mode: match uplink.mode {
+            Mode::Binary => mqtt::Mode::Binary,
+            Mode::Structured => mqtt::Mode::Structured,
+        },
+        topic: uplink.topic.clone(),
+        subscriptions: uplink.subscribe.iter().map(subscription).collect(),
+        session_expiry: uplink.session_expiry,
+        window_max: u16::try_from(uplink.window_events).unwrap_or(u16::MAX),
+        ..mqtt::Options::new(node, uplink.addresses.iter().map(address).collect())
+    })
+}
+
+fn tls(tls: &UplinkTls) -> mqtt::TlsOptions {
+    let identity = |files: &eventmesh_edge_config::TlsIdentity| mqtt::TlsIdentity {
+        cert: files.cert.clone(),
+        key: files.key.clone(),
+    };
+    mqtt::TlsOptions {
+        ca_file: tls.ca.clone(),
+        identity: tls.identity.as_ref().map(identity),
+        server_name: tls.server_name.clone(),
+    }
+}
+
+fn credentials(credentials: &eventmesh_edge_config::Credentials) -> anyhow::Result<mqtt::Credentials> {
+    let password = match &credentials.password {
+        None => None,
+        Some(Password::Inline(secret)) => Some(secret.expose().to_owned()),
+        Some(Password::File(path)) => Some(first_line(path)?),
+    };
+    Ok(mqtt::Credentials {
+        username: credentials.username.clone(),
+        password: password.map(mqtt::Secret::new),
+    })
+}
+
+/// The first line of a password file: editors add a newline that is not meant.
+fn first_line(path: &Path) -> anyhow::Result<String> {
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("read password_file {}", path.display()))?;
+    let line = text.lines().next().unwrap_or_default();
+    anyhow::ensure!(!line.is_empty(), "password_file {} has an empty first line", path.display());
+    Ok(line.to_owned())
+}
