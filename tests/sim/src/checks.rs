@@ -1,6 +1,6 @@
 //! What must hold, one function per promise. Each returns what it found wrong.
 
-use crate::history::{History, Reader, Reception};
+use crate::history::{History, Reader, Reception, Refusal};
 use eventmesh_edge_core::Text;
 use eventmesh_edge_core::event::{Position, StoredEvent};
 use eventmesh_edge_core::forward::{Options, Order, Pipeline, Volume};
@@ -94,9 +94,11 @@ pub fn p2_cursor_is_covered(
     let known = reader.committed.max(reader.told);
     let acked = cursors.iter().filter(|c| c.consumer == consumer).map(|c| c.acked).max().unwrap_or(known);
     let unacked =
-        |after| history.between(consumer.stream, after, acked).filter(|p| !reader.acked.contains(p)).count();
+        |after| history.between(consumer.stream, after, acked).filter(|p| !reader.acked.contains(p));
     let counted: u64 = losses.iter().filter(|l| l.consumer == Some(consumer)).map(|l| l.events).sum();
-    let (least, most) = (unacked(known) as u64, unacked(reader.committed) as u64);
+    // What the store has given up itself is counted already, whether or not the forwarder knows.
+    let least = unacked(known).filter(|p| !reader.lost.contains(p)).count() as u64;
+    let most = unacked(reader.committed).count() as u64;
     holds("P2", (least..=most).contains(&counted), || {
         format!(
             "{consumer:?}: the cursor goes to {acked}, past {least} events that the upstream has not acknowledged; \
@@ -209,11 +211,12 @@ pub fn p3_copy_is_the_same(history: &History, stream: StreamId, copy: &StoredEve
 
 /// P4: with `strict` order, first receptions of one key (`source`, topic) come in the order of their positions, through
 /// outages, resends and restarts. The one exception is documented: over an ordered pipeline, what was already under way
-/// when an earlier event of its key was refused cannot be called back.
+/// when an earlier event of its key was refused cannot be called back. And a power cut may undo that an event was given
+/// up: then it comes late, if it comes. `ages`: the stream has a `max_age`.
 ///
 /// # Errors
 /// The first event that was overtaken.
-pub fn p4_strict_order(history: &History, consumer: Consumer, options: &Options) -> Check {
+pub fn p4_strict_order(history: &History, consumer: Consumer, options: &Options, ages: bool) -> Check {
     if options.order != Order::Strict {
         return Ok(());
     }
@@ -222,10 +225,14 @@ pub fn p4_strict_order(history: &History, consumer: Consumer, options: &Options)
     for reception in &reader.receptions {
         let Some(stored) = history.stream(consumer.stream).get(&reception.position) else { continue };
         let event = &stored.event.event;
+        let by_age = ages || event.expires.is_some();
         let earlier = by_key.entry((&event.source, &event.topic)).or_default();
         for overtaker in earlier.iter().filter(|e| e.position > reception.position) {
-            let excused =
-                options.pipeline == Pipeline::Ordered && was_under_way(reader, overtaker, reception.position);
+            // Given up and counted, and then served all the same by an upstream that had not answered.
+            let excused = reader.lost.contains(&reception.position)
+                || options.pipeline == Pipeline::Ordered
+                    && was_under_way(reader, overtaker, reception.position)
+                || was_given_up(reader, overtaker, reception, by_age);
             holds("P4", excused, || {
                 format!(
                     "{consumer:?}: {} reached the upstream before {}",
@@ -238,10 +245,15 @@ pub fn p4_strict_order(history: &History, consumer: Consumer, options: &Options)
     Ok(())
 }
 
+/// True if the forwarder of an earlier start may have given the event up, and a power cut has undone that.
+fn was_given_up(reader: &Reader, overtaker: &Reception, overtaken: &Reception, by_age: bool) -> bool {
+    let refused = |r: &Refusal| r.position == overtaken.position && r.life == overtaker.life;
+    overtaken.life > overtaker.life && (by_age || reader.refusals.iter().any(refused))
+}
+
 /// True if `overtaker` was sent before it was known that `overtaken` was refused on the same connection.
 fn was_under_way(reader: &Reader, overtaker: &Reception, overtaken: Position) -> bool {
-    let refused =
-        |r: &&crate::history::Refusal| r.position == overtaken && r.connection == overtaker.connection;
+    let refused = |r: &&Refusal| r.position == overtaken && r.connection == overtaker.connection;
     reader.refusals.iter().filter(refused).any(|r| overtaker.sending <= r.sent_before)
 }
 
@@ -283,14 +295,14 @@ pub fn p5_window(options: &Options, upstream_window: usize, unanswered: Volume) 
     })
 }
 
-/// P5: what waits in memory keeps to the read-ahead (and, after a lost connection, to what was in flight beside it; one
-/// event alone may exceed a bound), and no more than `gap_max` events were read ahead of the cursor.
+/// P5: what waits in memory keeps to the read-ahead, and beside it to what was in flight and came back: once the window
+/// of each stream, if the upstream refuses them in turn. One event alone may exceed a bound of bytes.
 ///
 /// # Errors
 /// By how much it does not.
 pub fn p5_memory(options: &Options, streams: usize, waiting: Volume, event_max: usize) -> Check {
-    let events = options.read_ahead.events.max(streams) + options.window.events;
-    let bytes = options.read_ahead.bytes + options.window.bytes + (streams + 1) * event_max;
+    let events = options.read_ahead.events.max(streams) + streams * options.window.events;
+    let bytes = options.read_ahead.bytes + streams * (options.window.bytes + 2 * event_max);
     holds("P5", waiting.events <= events && waiting.bytes <= bytes, || {
         format!("{waiting:?} wait in memory, allowed are {events} events and {bytes} bytes")
     })

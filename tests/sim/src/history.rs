@@ -22,6 +22,8 @@ pub struct Reception {
     pub sending: u64,
     /// Its connection.
     pub connection: u64,
+    /// The start of the node that sent it.
+    pub life: u64,
 }
 
 /// The forwarder was told that an event is refused for the moment.
@@ -31,6 +33,8 @@ pub struct Refusal {
     pub position: Position,
     /// The connection that it was refused on.
     pub connection: u64,
+    /// The start of the node that was told.
+    pub life: u64,
     /// Sendings made until the forwarder knew.
     pub sent_before: u64,
 }

@@ -38,5 +38,5 @@ pub use backend::{Backend, MemoryBackend};
 pub use checks::Violation;
 pub use delivery::{Delivery, MakeDelivery, real_forwarder};
 pub use plan::Plan;
-pub use runner::{Campaign, Failure, run_seed, run_seeds};
+pub use runner::{Campaign, Failure, run_seed, run_seeds, trace_seed};
 pub use world::{Summary, World};

@@ -23,7 +23,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "seed {seed}: {what}; replay: SIM_SEED={seed} cargo test -p eventmesh-edge-sim --test seeds",
+            "seed {seed}: {what}; replay: SIM_SEED={seed} cargo test -p eventmesh-edge-sim --test seeds (SIM_TRACE=1 tells what happens)",
             seed = self.seed,
             what = self.what
         )
@@ -49,7 +49,20 @@ const FAILURES_MAX: usize = 10;
 /// # Errors
 /// What it broke.
 pub fn run_seed(seed: u64) -> Result<Summary, Failure> {
-    guarded(seed, || World::new(Plan::new(seed), MemoryBackend::new(seed), &real_forwarder).run())
+    guarded(seed, || world(seed).run())
+}
+
+/// The same, telling on standard error what happens.
+///
+/// # Errors
+/// What it broke.
+pub fn trace_seed(seed: u64) -> Result<Summary, Failure> {
+    eprintln!("{:#?}", Plan::new(seed));
+    guarded(seed, || world(seed).traced().run())
+}
+
+fn world(seed: u64) -> World<'static> {
+    World::new(Plan::new(seed), MemoryBackend::new(seed), &real_forwarder)
 }
 
 /// Runs one world; a panic in it is a failure of its seed.

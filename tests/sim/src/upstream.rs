@@ -15,6 +15,8 @@ pub struct Sending {
     pub number: u64,
     /// On which connection.
     pub connection: u64,
+    /// By which start of the node.
+    pub life: u64,
     /// From which stream.
     pub stream: StreamId,
     /// What.
@@ -97,11 +99,11 @@ impl Upstream {
     }
 
     /// Takes an event on its way.
-    pub fn send(&mut self, stream: StreamId, event: Arc<StoredEvent>) -> Sending {
+    pub fn send(&mut self, life: u64, stream: StreamId, event: Arc<StoredEvent>) -> Sending {
         self.sendings += 1;
         self.unanswered.insert((stream, event.position), self.sendings);
         self.unanswered_bytes += event.stored_bytes as usize;
-        Sending { number: self.sendings, connection: self.connection, stream, event }
+        Sending { number: self.sendings, connection: self.connection, life, stream, event }
     }
 
     /// The forwarder hears about an event.

@@ -1,6 +1,6 @@
 //! Thousands of seeds: whatever happens to node, store and upstream, the promises hold.
 
-use eventmesh_edge_sim::{run_seed, run_seeds};
+use eventmesh_edge_sim::{run_seed, run_seeds, trace_seed};
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name)
@@ -11,7 +11,8 @@ fn number(name: &str) -> Option<u64> {
 #[test]
 fn the_promises_hold_for_every_seed() {
     if let Some(seed) = number("SIM_SEED") {
-        match run_seed(seed) {
+        let traced = std::env::var_os("SIM_TRACE").is_some();
+        match if traced { trace_seed(seed) } else { run_seed(seed) } {
             Ok(summary) => println!("seed {seed}: {summary:?}"),
             Err(failure) => panic!("{failure}"),
         }
