@@ -6,9 +6,9 @@
 //! <data>/views-b/         the other                <data>/views-b.proof
 //! <data>/quarantine/views-a.<n>/                   damaged; the newest few are kept
 //! ```
-//! A checkpoint goes into the *older* side: its proof is removed, the missing changes and a marker are written, every
-//! file synced through our own handles, the database opened anew and compared with the marker, and then the proof
-//! is written. Until that moment the other side is the whole truth; so one proven checkpoint exists always, whatever a
+//! A checkpoint goes into the *older* side: its proof is removed, the missing changes and a marker are written, the
+//! database is opened anew and compared with the marker, every file of it synced through our own handles, and then the
+//! proof is written. Until that moment the other side is the whole truth; so one proven checkpoint exists always, whatever a
 //! power cut leaves of the one being written (P6). A side without a proof is removed at open. One that is missing, behind
 //! the changes in memory (after a start), or bloated is filled anew, in `views-a.filling/`, by copying the other.
 //!

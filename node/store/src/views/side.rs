@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 pub(super) const WINDOW_BYTES: usize = 2 * 1024 * 1024;
 
 /// Up to this size every entry is checked when a side is opened or was written; above, the marker alone.
-const FULL_CHECK_BYTES: u64 = 16 * 1024 * 1024;
+const FULL_CHECK_BYTES: u64 = 8 * 1024 * 1024;
 
 /// A side whose file is this much larger than what it holds is written anew.
 const BLOAT_FACTOR: u64 = 6;
@@ -146,7 +146,7 @@ impl Side {
         Ok(Writing { sled, tally: Tally::default(), in_window: 0, written_before: 0 })
     }
 
-    /// Writes the marker behind everything, syncs the database, proves it by opening it anew, and makes it count. Returns
+    /// Writes the marker behind everything, proves the database by opening it anew, syncs it, and makes it count. Returns
     /// the bytes written.
     pub(super) fn conclude(&mut self, writing: Writing, lsn: Lsn) -> Result<u64, BackingError> {
         let Writing { sled, tally, written_before, .. } = writing;
@@ -155,9 +155,8 @@ impl Side {
         sled.flush()?;
         sled.insert(MARKER_KEY, &proof.encode())?;
         sled.close()?;
-        files::sync_tree(&path)?;
         check(&path, &proof)?;
-        // The first open after a write rewrites the log's tail and makes a snapshot: those too.
+        // After the check, because the first open after a write rewrites the log's tail and makes a snapshot.
         files::sync_tree(&path)?;
         if path == self.filling {
             self.forget()?;

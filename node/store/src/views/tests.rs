@@ -407,6 +407,31 @@ fn leftovers_of_a_kill_are_cleared_away() {
     assert_eq!(bench.views.durable(), Lsn(0));
 }
 
+/// What a power cut leaves of a checkpoint that is half written: a side that opens, with some of the changes in it.
+#[test]
+fn a_checkpoint_cut_short_counts_for_nothing() {
+    let mut bench = two_checkpoints();
+    let image = tempfile::tempdir().unwrap();
+    let disk = bench.views.disk.get_mut();
+    let older = disk.older_index();
+    let mut writing = disk.sides[older].begin_changes().unwrap();
+    writing.put(b"session/00007/10", b"half").unwrap();
+    writing.delete(b"retained/large").unwrap();
+    drop(writing);
+    copy_dir(bench.dir.path(), image.path());
+    bench.dir = image;
+    assert_eq!(bench.reopen(), OpenReport { unfinished: 1, ..OpenReport::default() });
+    bench.assert_equals_model();
+    // The same while a side is filled anew, when what it was before still counts.
+    let disk = bench.views.disk.get_mut();
+    let older = disk.older_index();
+    let mut writing = disk.sides[older].begin_filling().unwrap();
+    writing.put(b"session/00007/10", b"half").unwrap();
+    drop(writing);
+    assert_eq!(bench.reopen(), OpenReport::default());
+    bench.assert_equals_model();
+}
+
 #[test]
 fn a_side_that_is_mostly_air_is_written_anew() {
     let mut bench = Bench::new();
