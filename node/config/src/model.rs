@@ -44,6 +44,8 @@ pub struct Node {
     pub disk_max: ByteSize,
     /// What becomes of messages that no route takes.
     pub unrouted: Unrouted,
+    /// Longest that a commit waits for others to share its sync with; only while several senders are active.
+    pub commit_delay: Duration,
     /// Longest graceful stop.
     pub stop_timeout: Duration,
 }

@@ -99,6 +99,7 @@ fn node(s: &mut Section<'_, '_>) -> Node {
         data_dir: s.value("data_dir", PathBuf::from("./data")),
         disk_max: s.bounded("disk_max", ByteSize::from_gib(1), SMALLEST_DISK..=LARGEST_DISK),
         unrouted: s.value("unrouted", Unrouted::Default),
+        commit_delay: s.bounded("commit_delay", Duration::from_millis(5), Duration::ZERO..=SECOND),
         stop_timeout: s.bounded("stop_timeout", 10 * SECOND, Duration::ZERO..=HOUR),
     }
 }

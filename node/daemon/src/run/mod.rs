@@ -69,6 +69,7 @@ async fn until_stopped(config: Config) -> Result<(), Failure> {
     let failed = tokio::select! {
         signal = signals.next() => { info!(signal, "stopping"); None }
         stage = node.failed() => Some(stage),
+        () = panics::thread_died() => Some("store"),
     };
     system::notify("STOPPING=1");
     tokio::select! {

@@ -38,7 +38,7 @@ impl Node {
     /// devices in last.
     pub(super) fn build(config: Config) -> anyhow::Result<Node> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let store = store::open(&config)?;
+        let store = store::open(&config, &clock)?;
         let router = config.router()?;
         let options = HubOptions {
             retained_max_bytes: config.session.retained_max_bytes.as_usize(),

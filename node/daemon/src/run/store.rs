@@ -1,13 +1,41 @@
-//! The store, opened or refused with one clear message.
+//! The store, opened or refused with one clear message, and what it found.
 
-use anyhow::Context;
 use eventmesh_edge_config::Config;
+use eventmesh_edge_core::ports::clock::Clock;
 use eventmesh_edge_core::ports::store::Store;
-use eventmesh_edge_store::JournalStore;
+use eventmesh_edge_store::{GatherOptions, JournalStore, OpenError, Opened, StoreOptions};
 use std::sync::Arc;
+use tracing::{info, warn};
 
-pub(super) fn open(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
+/// Opens the data directory. Its errors name the directory and say what to do; damage is no error (P6).
+pub(super) fn open(config: &Config, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Store>, OpenError> {
+    let gather = GatherOptions { max_delay: config.node.commit_delay, ..GatherOptions::default() };
+    let options = StoreOptions { gather, ..StoreOptions::default() };
     let dir = &config.node.data_dir;
-    JournalStore::open(dir, config.store_spec())
-        .with_context(|| format!("open data directory {}", dir.display()))
+    let (store, opened) = JournalStore::open(dir, config.store_spec(), &options, Arc::clone(clock))?;
+    report(&opened);
+    Ok(Arc::new(store))
+}
+
+fn report(opened: &Opened) {
+    info!(
+        log = format_args!("{:08x}", opened.log.id),
+        is_new = opened.log.is_new,
+        epoch = opened.epoch,
+        clean = opened.clean,
+        replayed = opened.commits_replayed,
+        segments = opened.segments,
+        generations = opened.generations,
+        "store opened"
+    );
+    if opened.torn_bytes > 0 {
+        // Not a warning: it is what a power cut in the middle of a write leaves, and nobody was answered for it (P1).
+        info!(bytes = opened.torn_bytes, "cut a commit that was being written when the node went down");
+    }
+    for range in &opened.damaged {
+        warn!(?range, "the journal is damaged here: what was in it is counted in the ledger as damaged");
+    }
+    for name in &opened.quarantined {
+        warn!(name, "put aside into `quarantine`: it cannot be read or belongs to another log");
+    }
 }
