@@ -304,14 +304,15 @@ impl Flow {
 
     /// Later events of the key no longer wait for `no`.
     fn release(&mut self, key: u64, no: u64) {
-        let slots = &mut self.slots;
-        let base = self.base;
-        let ready = &mut self.ready;
+        let (slots, ready, base, fresh) = (&mut self.slots, &mut self.ready, self.base, self.fresh);
         self.lanes.release(key, no, |next| {
             let slot = index(base, next).and_then(|idx| slots.get_mut(idx));
             let Some(slot) = slot.filter(|slot| slot.state == State::Held) else { return false };
             slot.state = State::Queued;
-            enqueue(ready, next);
+            // What `fresh` has not come to yet it will come to, after the earlier ones (P4).
+            if next < fresh {
+                enqueue(ready, next);
+            }
             true
         });
     }
@@ -342,7 +343,9 @@ impl Flow {
             let waits = self.slot(no).is_some_and(|slot| slot.state == State::Backoff);
             if waits && self.troubles.waits_until(no) == Some(until) {
                 self.set(no, State::Queued);
-                enqueue(&mut self.ready, no);
+                if no < self.fresh {
+                    enqueue(&mut self.ready, no);
+                }
                 self.resume_lane(no);
             }
         }

@@ -65,7 +65,8 @@ pub struct Options {
     pub pipeline: Pipeline,
     /// Most that may be unanswered; the upstream's own window ([`Input::Up`](super::Input::Up)) lowers it further.
     pub window: Volume,
-    /// Most that is held in memory beside the window, over all streams (P5).
+    /// Most that is read ahead of the window, over all streams (P5). What was in flight and is refused for the moment
+    /// comes on top: at most one window per stream.
     pub read_ahead: Volume,
     /// Most that one read asks for.
     pub fetch: Volume,

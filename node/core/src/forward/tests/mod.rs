@@ -419,10 +419,8 @@ impl World {
         let waiting = self.forwarder.waiting();
         let logs = self.logs.len();
         let events = self.options.read_ahead.events.max(logs);
-        assert!(
-            waiting.events <= events + self.options.window.events,
-            "{waiting:?}: memory grows with the backlog"
-        );
+        let refused = self.options.window.events * logs;
+        assert!(waiting.events <= events + refused, "{waiting:?}: memory grows with the backlog");
         for (idx, log) in self.logs.iter().enumerate() {
             let cursor = self.cursor(idx).unwrap();
             let read = log.between(cursor, log.through).len();

@@ -186,6 +186,24 @@ fn a_retried_event_goes_before_a_later_one_that_waits_for_the_window() {
     }
 }
 
+/// Found by a property test: the refusal came after the connection had been given up, so that nothing was in flight.
+#[test]
+fn a_late_refusal_does_not_send_a_later_event_first() {
+    let options = Options { order: Order::Strict, pipeline: Pipeline::Ordered, ..options() };
+    let mut world = World::new(options, 1);
+    world.backlog(0, 4, same);
+    world.connect(10);
+    world.pass(ms(60_000));
+    assert!(!world.forwarder.is_up(), "silence");
+    world.fail(2, Class::Retry);
+    world.sleep();
+    world.reconnect(10);
+    assert!(world.flying_positions().is_sorted());
+    world.pass(ms(1_000));
+    world.ack_all();
+    assert_eq!(world.cursor(0), Some(world.last(0)));
+}
+
 #[test]
 fn a_fatal_answer_reconnects_whatever_it_was_about() {
     let mut world = World::new(options(), 1);
