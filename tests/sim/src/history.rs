@@ -26,16 +26,16 @@ pub struct Reception {
     pub life: u64,
 }
 
-/// The forwarder was told that an event is refused for the moment.
+/// The upstream refused an event.
 #[derive(Clone, Copy, Debug)]
 pub struct Refusal {
     /// Which event.
     pub position: Position,
     /// The connection that it was refused on.
     pub connection: u64,
-    /// The start of the node that was told.
+    /// The start of the node that had sent it.
     pub life: u64,
-    /// Sendings made until the forwarder knew.
+    /// Sendings made until the forwarder knew; `u64::MAX` if it never did.
     pub sent_before: u64,
 }
 

@@ -170,7 +170,7 @@ impl Plan {
             uplinks: (0..uplinks).map(|n| uplink(&mut rng, n, quiet_from, calm)).collect(),
             clients: index(&mut rng, 1, 4),
             topics: rng.between(1, 3),
-            think_ms: rng.between(50, 1500),
+            think_ms: rng.between(80, 2000),
             payload_bytes: rng.between(10, 900),
             expiring: if rng.chance(300) { rng.between(1, 300) } else { 0 },
             publish_until: Duration::from_millis(publish_ms),

@@ -45,6 +45,12 @@ impl MemoryDisk {
         self.open_as(spec, true)
     }
 
+    /// A copy of what is durable now: what a disk that lies about its syncs may fall back to.
+    #[must_use]
+    pub fn snapshot(&self) -> MemoryDisk {
+        MemoryDisk(Arc::new(Mutex::new(lock(&self.0).clone())))
+    }
+
     fn open_as(&self, spec: StoreSpec, manual: bool) -> Arc<MemoryStore> {
         let epoch = lock(&self.0).open(spec);
         Arc::new(MemoryStore { disk: self.clone(), epoch, manual, live: Mutex::default() })

@@ -1,3 +1,47 @@
-//! `sim --seeds N --from S`: as many seeds as there is time for.
+//! `sim --seeds N --from S`: as many seeds as there is time for; one line per failing seed.
 
-fn main() {}
+use eventmesh_edge_sim::{run_seed, run_seeds};
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: sim [--seeds N] [--from S]   (2,000 seeds from 0; SIM_SEED=n replays one)";
+
+struct Args {
+    seeds: u64,
+    from: u64,
+}
+
+fn args(mut list: impl Iterator<Item = String>) -> Result<Args, String> {
+    let mut args = Args { seeds: 2000, from: 0 };
+    while let Some(name) = list.next() {
+        let value = list.next().ok_or_else(|| format!("{name} needs a number\n{USAGE}"))?;
+        let number = value.parse().map_err(|_| format!("{name} {value}: not a number\n{USAGE}"))?;
+        match name.as_str() {
+            "--seeds" => args.seeds = number,
+            "--from" => args.from = number,
+            _ => return Err(format!("{name}: no such option\n{USAGE}")),
+        }
+    }
+    if let Ok(seed) = std::env::var("SIM_SEED") {
+        let from = seed.parse().map_err(|_| format!("SIM_SEED={seed}: not a number"))?;
+        args = Args { seeds: 1, from };
+    }
+    Ok(args)
+}
+
+fn main() -> ExitCode {
+    let args = match args(std::env::args().skip(1)) {
+        Ok(args) => args,
+        Err(message) => {
+            eprintln!("{message}");
+            return ExitCode::from(2);
+        }
+    };
+    // A panic is reported as its seed; the thread's own words would only be in the way.
+    std::panic::set_hook(Box::new(|_| {}));
+    let campaign = run_seeds(args.from..args.from.saturating_add(args.seeds), run_seed);
+    for failure in &campaign.failures {
+        println!("{failure}");
+    }
+    println!("{} seeds, {} failed; {:?}", campaign.seeds, campaign.failures.len(), campaign.total);
+    if campaign.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
