@@ -129,6 +129,16 @@ struct Away {
     will_due: Option<Duration>,
 }
 
+/// What the passing of time has brought to a client that is away.
+enum Due {
+    Will(Box<PendingWill>),
+    End(Box<Session>),
+    Nothing,
+}
+
+/// What a start finds, each with the time at which it ends.
+type Kept = HashMap<SessionNo, (Box<Session>, Option<Duration>)>;
+
 /// Numbers are marked as used in blocks, two ahead: the mark on disk is right although commits may overtake each other.
 const NUMBER_BLOCK: u64 = 1024;
 
@@ -339,13 +349,14 @@ impl Sessions {
     pub fn tick(&self) {
         let now = self.clock.monotonic();
         let mut state = Vec::new();
-        while let Some((session, will)) = self.next_due(now) {
-            if let Some(will) = will {
-                self.publish_will(*will);
-            }
-            if let Some(session) = session {
-                self.stats.session_expired();
-                self.end_session(*session, &mut state);
+        while let Some(due) = self.next_due(now) {
+            match due {
+                Due::Will(will) => self.publish_will(*will),
+                Due::End(session) => {
+                    self.stats.session_expired();
+                    self.end_session(*session, &mut state);
+                }
+                Due::Nothing => {}
             }
         }
         if !state.is_empty() {
@@ -354,27 +365,25 @@ impl Sessions {
         }
     }
 
-    #[allow(clippy::type_complexity, reason = "two things that may be due at once, used by one caller")]
-    fn next_due(&self, now: Duration) -> Option<(Option<Box<Session>>, Option<Box<PendingWill>>)> {
+    fn next_due(&self, now: Duration) -> Option<Due> {
         let mut table = self.lock();
         let (due, _) = table.due.first()?;
         if *due > now {
             return None;
         }
         let (_, client_id) = table.due.pop_first()?;
-        let Some(Slot::Away(away)) = table.clients.get_mut(&client_id) else { return Some((None, None)) };
+        let Some(Slot::Away(away)) = table.clients.get_mut(&client_id) else { return Some(Due::Nothing) };
         if away.ends.is_some_and(|ends| ends <= now) {
             if let Some(will_due) = away.will_due {
                 table.due.remove(&(will_due, client_id.clone()));
             }
-            let ended = match table.clients.remove(&client_id) {
-                Some(Slot::Away(away)) => Some(away.session),
-                _ => None,
-            };
-            return Some((ended, None));
+            return Some(match table.clients.remove(&client_id) {
+                Some(Slot::Away(away)) => Due::End(away.session),
+                _ => Due::Nothing,
+            });
         }
         away.will_due = None;
-        Some((None, away.session.will.take()))
+        Some(away.session.will.take().map_or(Due::Nothing, Due::Will))
     }
 
     fn publish_will(&self, will: PendingWill) {
@@ -426,11 +435,7 @@ impl Sessions {
         Ok(found)
     }
 
-    fn restore_sessions(
-        &self,
-        store: &dyn SessionStore,
-        found: &mut Restored,
-    ) -> Result<HashMap<SessionNo, (Box<Session>, Option<Duration>)>, ReadError> {
+    fn restore_sessions(&self, store: &dyn SessionStore, found: &mut Restored) -> Result<Kept, ReadError> {
         let mut sessions = HashMap::new();
         let mut next = 1;
         let (now, wall) = (self.clock.monotonic(), self.clock.now());
@@ -474,7 +479,7 @@ impl Sessions {
         self.hub.submit(submission, Box::new(|result| warn_if_failed("removal of orphans", result.err())));
     }
 
-    fn restored(&self, sessions: HashMap<SessionNo, (Box<Session>, Option<Duration>)>) {
+    fn restored(&self, sessions: Kept) {
         let now = self.clock.monotonic();
         let mut table = self.lock();
         table.persistent += sessions.len();

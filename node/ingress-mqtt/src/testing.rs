@@ -404,7 +404,7 @@ pub(crate) mod wire {
         let mut out = vec![first];
         let mut length = body.len();
         loop {
-            let low = (length & 0x7F) as u8;
+            let low = u8::try_from(length & 0x7F).unwrap();
             length >>= 7;
             out.push(if length > 0 { low | 0x80 } else { low });
             if length == 0 {

@@ -349,8 +349,7 @@ impl Connection {
             self.closing = Closing::Until(self.now() + LINGER);
             self.tail = BytesMut::new();
             if reason != Reason::Success {
-                let client_id = self.machine.client_id().map_or("", |id| id);
-                tracing::debug!(client_id, reason = reason.as_str(), "connection ended");
+                tracing::debug!(client_id = ?self.machine.client_id(), reason = reason.as_str(), "connection ended");
             }
         }
     }

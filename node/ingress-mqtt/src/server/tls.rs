@@ -73,9 +73,7 @@ pub(super) fn acceptor(options: &TlsOptions) -> Result<TlsAcceptor, TlsError> {
             builder.with_client_cert_verifier(verifier)
         }
     };
-    let mut config = builder.with_single_cert(chain, key).map_err(pair)?;
-    // A record is at most 4 KiB of a connection's memory while it is assembled; MQTT packets are small.
-    config.max_fragment_size = Some(4096);
+    let config = builder.with_single_cert(chain, key).map_err(pair)?;
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 

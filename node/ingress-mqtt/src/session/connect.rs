@@ -144,10 +144,18 @@ impl Machine {
         self.phase = Phase::Open;
         self.last_heard = cx.now;
         self.window = connect.receive_maximum.min(cx.limits.send_window).max(1);
+        // One more than allowed, so that a client which sends more is found out.
+        self.batch_max = cx.limits.receive_maximum.saturating_add(1);
         self.client_packet_max = connect.maximum_packet_bytes.unwrap_or(u32::MAX);
         let server_keep_alive = server_keep_alive(connect, cx.limits.keep_alive_max_secs);
         let keep_alive = server_keep_alive.unwrap_or(connect.keep_alive_secs);
         self.keep_alive = (keep_alive > 0).then(|| Duration::from_secs(keep_alive.into()));
+        tracing::debug!(
+            client_id = ?connect.client_id,
+            version = ?self.version,
+            session_present = connecting.session_present,
+            "client connected"
+        );
         self.connack(cx, &connecting, server_keep_alive, out);
         self.resume(cx, out);
     }

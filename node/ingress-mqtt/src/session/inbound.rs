@@ -82,27 +82,31 @@ impl Machine {
     }
 
     fn publish_qos1(&mut self, pid: u16, dup: bool, publication: Publication) {
-        let number = self.session.as_ref().and_then(|session| session.number);
-        let Some(number) = number else {
+        let batch_max = self.batch_max;
+        let Some(session) = self.session.as_mut() else { return };
+        let Some(number) = session.number else {
             // Nothing of this session outlives the connection, so there is nothing to recognise a resend by.
             return self.store(publication, None, |event| Answer::PubAck { pid, event, refused: None });
         };
-        let inbound = Inbound { qos: Qos::AtLeastOnce, hash: hash(&publication) };
-        let Some(session) = self.session.as_mut() else { return };
+        session.counts_up |= pid > batch_max.saturating_mul(2);
+        let hash = hash(&publication);
         // Stored by this session and not answered: the resend maps to the position that there is (P3). After our
         // PUBACK the identifier is new, whatever DUP says [MQTT-4.3.2-5]; its entry is gone by then.
-        if dup && session.inbound.get(&pid) == Some(&inbound) {
+        let known = session.inbound.get(&pid);
+        if dup && known.is_some_and(|known| known.qos == Qos::AtLeastOnce && known.hash == hash) {
             self.batch().answers.push(Answer::PubAck { pid, event: None, refused: None });
             return;
         }
+        let inbound = Inbound { qos: Qos::AtLeastOnce, hash, durable: session.counts_up };
         session.inbound.insert(pid, inbound);
-        let record = Some((number, inbound, pid));
+        let record = inbound.durable.then_some((number, inbound, pid));
         self.store(publication, record, |event| Answer::PubAck { pid, event, refused: None });
     }
 
     fn publish_qos2(&mut self, pid: u16, dup: bool, publication: Publication) {
-        let inbound = Inbound { qos: Qos::ExactlyOnce, hash: hash(&publication) };
         let Some(session) = self.session.as_mut() else { return };
+        let durable = session.number.is_some();
+        let inbound = Inbound { qos: Qos::ExactlyOnce, hash: hash(&publication), durable };
         // Until PUBREL, the same packet identifier is the same message [MQTT-4.3.3-10]. Other content without DUP comes
         // from a client that has lost its state: that is a message of its own, and swallowing it would be a silent loss.
         let known = session.inbound.get(&pid).filter(|known| known.qos == Qos::ExactlyOnce);
@@ -320,8 +324,7 @@ impl Machine {
 
     /// Nothing of a submission was stored, so nothing of it is answered; the client sends it again.
     fn store_failed(&mut self, cx: &Context<'_>, ours: bool, error: &CommitError, out: &mut Output) {
-        let client_id = self.client_id().cloned().unwrap_or_default();
-        tracing::warn!(%error, client_id = %&*client_id, "commit failed, nothing of it was acknowledged");
+        tracing::warn!(%error, client_id = ?self.client_id(), "commit failed, nothing of it was acknowledged");
         let reason = match error {
             CommitError::Full { .. } => Reason::QuotaExceeded,
             CommitError::TooLarge { .. } => Reason::PacketTooLarge,
@@ -452,16 +455,18 @@ impl Machine {
         let Some(session) = self.session.as_mut() else { return };
         let Some(number) = session.number else { return };
         for pid in pids {
-            if session.inbound.get(&pid).is_some_and(|inbound| inbound.qos == Qos::AtLeastOnce) {
-                session.inbound.remove(&pid);
+            let Some(inbound) = session.inbound.get(&pid).filter(|i| i.qos == Qos::AtLeastOnce) else {
+                continue;
+            };
+            if inbound.durable {
                 session.lazy.push(records::delete(Table::Inbound, records::pid_key(number, pid)));
             }
+            session.inbound.remove(&pid);
         }
     }
 
     pub(super) fn bad(&mut self, cx: &Context<'_>, error: &DecodeError, out: &mut Output) {
-        let client_id = self.client_id().cloned().unwrap_or_default();
-        tracing::debug!(%error, client_id = %&*client_id, "packet refused");
+        tracing::debug!(%error, client_id = ?self.client_id(), "packet refused");
         cx.sessions.stats().bad_packet();
         if let (Phase::AwaitConnect, DecodeError::UnsupportedVersion { wants_v5: true, .. }) =
             (self.phase, error)

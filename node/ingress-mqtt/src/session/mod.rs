@@ -231,6 +231,8 @@ pub struct Session {
     /// Publishes received whose packet identifier is not free: QoS 2 until PUBREL; QoS 1 of a persistent session until
     /// the PUBACK was written.
     pub(crate) inbound: HashMap<u16, Inbound>,
+    /// The client's packet identifiers go further than two batches reach, so none comes again right after its PUBACK.
+    counts_up: bool,
     /// Messages sent and not answered, in the order sent.
     pub(crate) flights: VecDeque<Flight>,
     last_pid: u16,
@@ -375,6 +377,7 @@ pub struct Machine {
     client_packet_max: u32,
     window: u16,
     window_used: u16,
+    batch_max: u16,
     feed: Feed,
     connecting: Option<Box<Connecting>>,
     session: Option<Box<Session>>,
@@ -427,6 +430,7 @@ impl Machine {
             client_packet_max: u32::MAX,
             window: 0,
             window_used: 0,
+            batch_max: u16::MAX,
             feed: Feed::Live,
             connecting: None,
             session: None,
@@ -534,9 +538,14 @@ impl Machine {
     pub fn wants_read(&self) -> bool {
         match self.phase {
             Phase::AwaitConnect => true,
-            Phase::Open => !self.waits_for_store(),
+            Phase::Open => !self.waits_for_store() && !self.batch_is_full(),
             _ => false,
         }
+    }
+
+    /// A batch is bounded in publications, too, whatever a read holds: the rest waits with the connection.
+    fn batch_is_full(&self) -> bool {
+        self.batch.as_ref().is_some_and(|batch| batch.publications.len() >= usize::from(self.batch_max))
     }
 
     fn waits_for_store(&self) -> bool {
@@ -664,6 +673,7 @@ impl Session {
             link,
             filters: HashSet::new(),
             inbound: HashMap::new(),
+            counts_up: false,
             flights: VecDeque::new(),
             last_pid: 0,
             sent_through: Position::ZERO,

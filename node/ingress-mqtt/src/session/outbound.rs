@@ -3,7 +3,9 @@
 //! A persistent session's messages of QoS 1 and 2 stay in its mailbox until the client has answered: PUBACK removes a
 //! QoS 1 message (in company, later), PUBREC a QoS 2 message together with the note that only PUBREL is due. So the
 //! machine keeps no payload of what is in flight; after a reconnect it reads the mailbox again from the oldest unanswered
-//! position and finds the packet identifiers in [`Session::flights`](super::Session).
+//! position and finds the packet identifiers in [`Session::flights`](super::Session). After a restart of the node only
+//! QoS 2 messages have their old identifiers; a QoS 1 message that was not answered comes under a new one, which costs
+//! nothing but a PUBACK that the client cannot place.
 
 use super::Answer;
 use super::records::{self, OutboundRecord};
@@ -311,8 +313,8 @@ impl Machine {
     /// Dropped as if it had been sent [MQTT-3.1.2-25], and counted.
     fn too_large(&self, cx: &Context<'_>, delivery: &Delivery, error: EncodeError) {
         cx.sessions.stats().too_large_for_client();
-        let client_id = self.client_id().cloned().unwrap_or_default();
-        tracing::warn!(%error, client_id = %&*client_id, topic = %&*delivery.event.topic, "message not delivered");
+        let topic = &delivery.event.topic;
+        tracing::warn!(%error, client_id = ?self.client_id(), ?topic, "message not delivered");
     }
 
     pub(super) fn mailbox(

@@ -15,7 +15,14 @@
 //!               value version u8 = 1 | phase u8 (1 PUBLISH may be out, 2 PUBREC seen) | position u64
 //! ```
 //! All numbers big-endian. A value of a later version, or one that does not decode, is skipped and counted at the start
-//! (P6); it is never a reason to stop. Outbound holds the packet identifier of a QoS 2 message from before its first
+//! (P6); it is never a reason to stop.
+//!
+//! **Which QoS 1 identifiers have a row.** After a kill, a row cannot tell whether its PUBACK was written. If it was, the
+//! client may have used the identifier again, in what was read next and not yet stored; should the content be the same,
+//! taking its resend for the old message would be a silent loss (P2). So a row is written only for clients that are known
+//! to count their identifiers up further than two batches reach (see `Session::counts_up`): with those, an identifier
+//! cannot come again before the commit that removes its row. All others are recognised as long as the process lives,
+//! which covers every lost connection; after a kill their resend is stored again (at least once). Outbound holds the packet identifier of a QoS 2 message from before its first
 //! PUBLISH, because a resend must use the same one [MQTT-4.4.0-1] and the mailbox entry is the hub's to write.
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -141,6 +148,8 @@ pub(crate) fn decode_pid(rest: &[u8]) -> Option<u16> {
 pub(crate) struct Inbound {
     pub(crate) qos: Qos,
     pub(crate) hash: u64,
+    /// It has a row.
+    pub(crate) durable: bool,
 }
 
 impl Inbound {
@@ -158,7 +167,7 @@ impl Inbound {
         let mut r = Reader(value);
         r.u64()?; // position: for later
         r.version()?;
-        Some(Inbound { qos: Qos::from_u8(r.u8()?)?, hash: r.u64()? })
+        Some(Inbound { qos: Qos::from_u8(r.u8()?)?, hash: r.u64()?, durable: true })
     }
 }
 

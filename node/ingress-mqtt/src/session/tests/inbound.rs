@@ -148,18 +148,50 @@ fn a_resend_before_our_puback_maps_to_the_stored_position() {
 }
 
 #[test]
-fn a_resend_after_a_restart_maps_to_the_stored_position() {
+fn a_resend_after_a_restart_maps_to_the_stored_position_for_a_client_that_counts() {
     let node = Node::new();
     let mut peer = node.connect(&kept(V3, "c"));
     peer.flush = false;
-    peer.publish("t", 1, 9, "x");
-    peer.publish("t", 1, 10, "y");
+    peer.publish("t", 1, 3009, "x");
+    peer.publish("t", 1, 3010, "y");
     let node = node.restart();
     let mut peer = node.connect(&kept(V3, "c"));
-    peer.resend("t", 1, 9, "x");
-    peer.resend("t", 1, 10, "something else");
-    peer.publish("t", 1, 11, "x");
+    peer.resend("t", 1, 3009, "x");
+    peer.resend("t", 1, 3010, "something else");
+    peer.publish("t", 1, 3011, "x");
     assert_eq!(node.hub.payloads(), ["x", "y", "something else", "x"]);
+}
+
+/// The client got its PUBACK and used the identifier again, for the same content; then the node was killed before it
+/// had stored that. Its resend is another message.
+#[test]
+fn a_resend_after_a_restart_is_never_taken_for_an_answered_message() {
+    let node = Node::new();
+    let mut peer = node.connect(&kept(V3, "c"));
+    peer.publish("t", 1, 1, "21.5");
+    assert_eq!(peer.received(), [Sent::PubAck(1, 0)]);
+    node.hub.set_auto(false);
+    peer.publish("t", 1, 1, "21.5");
+    let node = node.restart();
+    let mut peer = node.connect(&kept(V3, "c"));
+    peer.resend("t", 1, 1, "21.5");
+    assert_eq!(peer.received(), [Sent::PubAck(1, 0)]);
+    assert_eq!(node.hub.payloads(), ["21.5", "21.5"], "P2");
+}
+
+#[test]
+fn a_batch_is_bounded_in_messages() {
+    let mut node = Node::on(ScriptedHub::new());
+    node.limits.receive_maximum = 2;
+    let mut peer = node.accept();
+    peer.send(&clean(V3, "c").encode());
+    let read: Vec<u8> = (1..=5).flat_map(|pid| wire::publish(V3, "t", 1, pid, false, "x")).collect();
+    peer.send(&read); // the shell keeps the rest
+    assert!(!peer.machine.wants_read());
+    node.hub.complete_all();
+    assert_eq!(node.hub.payloads().len(), 3);
+    peer.settle();
+    assert!(peer.machine.wants_read());
 }
 
 #[test]
@@ -179,10 +211,10 @@ fn a_puback_that_the_socket_did_not_take_was_not_sent() {
 fn answered_identifiers_leave_the_store_in_company() {
     let node = Node::new();
     let mut peer = node.connect(&kept(V3, "c"));
-    peer.publish("t", 1, 1, "x");
+    peer.publish("t", 1, 3000, "x");
     peer.received();
     assert_eq!(node.hub.rows(Table::Inbound).len(), 1, "not at once");
-    peer.publish("t", 1, 1, "y");
+    peer.publish("t", 1, 3000, "y");
     assert_eq!(node.hub.rows(Table::Inbound).len(), 1, "gone with the next submission, and put again by it");
     peer.received();
     node.advance(1);
