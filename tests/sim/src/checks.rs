@@ -249,7 +249,8 @@ pub fn p4_strict_order(history: &History, consumer: Consumer, options: &Options,
 /// True if the forwarder of an earlier start may have given the event up, and a power cut has undone that.
 fn was_given_up(reader: &Reader, overtaker: &Reception, overtaken: &Reception, by_age: bool) -> bool {
     let refused = |r: &Refusal| r.position == overtaken.position && r.life == overtaker.life;
-    overtaken.life > overtaker.life && (by_age || reader.refusals.iter().any(refused))
+    let died = reader.died.contains(&(overtaken.position, overtaker.life));
+    overtaken.life > overtaker.life && (by_age || died || reader.refusals.iter().any(refused))
 }
 
 /// True if `overtaker` was sent before it was known that `overtaken` was refused on the same connection.

@@ -62,6 +62,8 @@ pub struct Reader {
     pub receptions: Vec<Reception>,
     /// Refusals, in order.
     pub refusals: Vec<Refusal>,
+    /// Unanswered when a connection ended, and in which start of the node: these may be parked one day.
+    pub died: BTreeSet<(Position, u64)>,
 }
 
 /// Everything that happened in a run.

@@ -74,15 +74,15 @@ impl Upstream {
         self.alive = false;
         self.arrives_after = Duration::ZERO;
         self.answers_after = Duration::ZERO;
-        self.forget();
+        drop(self.forget());
         self.connection
     }
 
-    /// The forwarder counts nothing as unanswered any more.
-    pub fn forget(&mut self) {
+    /// The forwarder counts nothing as unanswered any more. Returns what was.
+    pub fn forget(&mut self) -> impl Iterator<Item = EventKey> + use<> {
         self.told_up = false;
-        self.unanswered.clear();
         self.unanswered_bytes = 0;
+        std::mem::take(&mut self.unanswered).into_keys()
     }
 
     /// As a start of the node finds it: not connected, numbers go on.

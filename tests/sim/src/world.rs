@@ -799,7 +799,7 @@ impl<'a> World<'a> {
                 self.schedule_at(at + late, Item::Timer(idx, self.life, at));
             }
             Action::Report(Report::Up { .. }) => self.sides[idx].upstream.told_up = true,
-            Action::Report(Report::Down { .. }) => self.sides[idx].upstream.forget(),
+            Action::Report(Report::Down { .. }) => self.connection_ended(idx),
             Action::Report(_) => {}
             Action::Drained => self.sides[idx].drained = true,
         }
@@ -888,6 +888,14 @@ impl<'a> World<'a> {
         }
         self.sides[idx].upstream.alive = false;
         self.feed(idx, Input::Down { cause: Text::from_static(cause) })
+    }
+
+    /// The forwarder counts nothing as unanswered any more.
+    fn connection_ended(&mut self, idx: usize) {
+        for (stream, position) in self.sides[idx].upstream.forget() {
+            let reader = self.history.reader(Consumer { stream, uplink: uplink_id(idx) });
+            reader.died.insert((position, self.life));
+        }
     }
 
     fn send(&mut self, idx: usize, stream: StreamId, event: Arc<StoredEvent>, again: bool) -> Check {
