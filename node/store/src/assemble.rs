@@ -176,9 +176,10 @@ pub(crate) fn assemble(site: Site, spec: StoreSpec, options: &StoreOptions) -> R
         Engine::open(parts, &recovered).map_err(|error| open_failed(&path, "read the views", &error))?;
     let good_end = engine.journal_end();
     let opened = report(&engine, &findings, &recovered, known.is_none(), quarantined);
-    let writer = Writer::new(Arc::clone(&pool), identity, epoch, good_end);
+    let mut writer = Writer::new(Arc::clone(&pool), identity, epoch, good_end);
     let core = Core::new(engine, Arc::clone(&disk), Arc::clone(&pool), generations);
     tidy(&core, &*disk, &pool, &recovered, &opened, limits.spare_segments);
+    core.commit_findings(&mut writer);
     Ok(Assembled { core, writer, opened })
 }
 

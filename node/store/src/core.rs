@@ -112,6 +112,16 @@ impl Core {
         Round { finished: Finished { answers, ..Finished::default() }, failed: true }
     }
 
+    /// What the start itself found to commit: done before anybody else comes, so that it is in the ledger by then. A full
+    /// disk does not stop it (P6): then it goes with the first group that succeeds.
+    pub(crate) fn commit_findings(&self, writer: &mut Writer) {
+        while self.engine().has_internal() {
+            if self.commit_group(writer, &mut VecDeque::new()).failed {
+                return;
+            }
+        }
+    }
+
     /// The mark of an orderly end: what stands before it was synced, so damage there can be told from a torn tail.
     pub(crate) fn end_cleanly(&self, writer: &mut Writer) {
         if writer.active().is_some() {

@@ -157,6 +157,33 @@ impl SimDisk {
         state.inodes.retain(|number, _| live.contains(number));
     }
 
+    /// Another disk with the same contents, all of it durable.
+    #[must_use]
+    pub fn fork(&self) -> SimDisk {
+        let state = self.lock();
+        let mut inodes = state.inodes.clone();
+        for inode in inodes.values_mut() {
+            inode.durable = inode.current.clone();
+            inode.pending.clear();
+        }
+        let forked = State {
+            inodes,
+            next_inode: state.next_inode,
+            names: state.names.clone(),
+            durable_names: state.names.clone(),
+            dirs: state.dirs.clone(),
+            ..State::default()
+        };
+        SimDisk { state: Arc::new(Mutex::new(forked)) }
+    }
+
+    /// Removes a file behind everybody's back.
+    pub fn lose(&self, path: &str) {
+        let mut state = self.lock();
+        state.names.remove(path);
+        state.durable_names.remove(path);
+    }
+
     /// Changes bytes behind everybody's back: a bad sector, a flipped bit.
     pub fn corrupt(&self, path: &str, offset: usize, change: impl FnOnce(&mut [u8])) {
         let mut state = self.lock();

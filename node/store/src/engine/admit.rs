@@ -222,10 +222,9 @@ impl Engine {
         };
         let largest =
             own.iter().filter(|m| m.stream == Some(need.stream)).map(|m| u64::from(m.mark.bytes)).max();
-        let smallest_demand = if when_full == WhenFull::Refuse { need.bytes } else { largest.unwrap_or(0) };
-        if smallest_demand > max {
+        if let Some(bytes) = largest.filter(|bytes| *bytes > max) {
             // Could never be taken, not even by an empty stream.
-            return Err(CommitError::TooLarge { bytes: smallest_demand, max });
+            return Err(CommitError::TooLarge { bytes, max });
         }
         if when_full == WhenFull::DropOldest {
             return Ok(());

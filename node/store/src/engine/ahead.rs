@@ -20,6 +20,8 @@ pub(crate) struct Passed {
     pub(crate) events: u64,
     pub(crate) bytes: u64,
     pub(crate) range: Option<(Position, Position)>,
+    /// Receipt of the first.
+    pub(crate) oldest_ms: Option<u64>,
 }
 
 impl Passed {
@@ -27,6 +29,7 @@ impl Passed {
         self.events += 1;
         self.bytes += u64::from(mark.bytes);
         let first = self.range.map_or(mark.position, |(first, _)| first);
+        self.oldest_ms = self.oldest_ms.or(Some(mark.received_ms));
         self.range = Some((first, mark.position));
     }
 
@@ -34,6 +37,7 @@ impl Passed {
     pub(crate) fn join(&mut self, later: &Passed) {
         self.events += later.events;
         self.bytes += later.bytes;
+        self.oldest_ms = self.oldest_ms.or(later.oldest_ms);
         self.range = match (self.range, later.range) {
             (Some((first, _)), Some((_, last))) => Some((first, last)),
             (mine, theirs) => mine.or(theirs),

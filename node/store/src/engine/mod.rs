@@ -183,6 +183,8 @@ pub(crate) struct Engine {
     room: bool,
     /// Consumers whose cursor the store itself is about to move.
     given_up: HashSet<usize>,
+    /// A segment of this start takes frames.
+    is_active: bool,
     /// Something behind the journal failed: not tried again before the next tick.
     pub(crate) blocked: bool,
 }
@@ -201,6 +203,7 @@ impl Engine {
     /// A segment was opened and takes what comes.
     pub(crate) fn segment_opened(&mut self, active: &crate::journal::writer::Active) {
         self.segments.push_back(Segment::opened(active));
+        self.is_active = true;
         // Each segment names the streams that it speaks of, and where their readers are: should the views be lost, what
         // the journal still holds goes to the right ones.
         let names = self.names();
@@ -215,8 +218,10 @@ impl Engine {
         for (no, name) in self.catalog.uplinks.iter().zip(&self.spec.uplinks) {
             names.views.push((keys::uplink(*no), Some(Bytes::copy_from_slice(name.as_bytes()))));
         }
-        let moved = self.catalog.consumers.iter().filter(|c| c.acked > Position::ZERO);
-        names.cursors.extend(moved.map(|c| c.cursor_entry(c.acked)));
+        for consumer in &self.catalog.consumers {
+            let acked = Bytes::copy_from_slice(&consumer.acked.0.to_be_bytes());
+            names.views.push((keys::cursor(consumer.stream_no, consumer.uplink), Some(acked)));
+        }
         names
     }
 

@@ -1,6 +1,7 @@
 //! An engine from what a directory holds: the journal's window walked once, everything behind it by its figures.
 
-use super::ahead::Ahead;
+use super::admit::loss_of;
+use super::ahead::{Ahead, Passed};
 use super::catalog::{Catalog, ConsumerState, StreamState, Tentative};
 use super::recent::Recent;
 use super::retain::{decode_extents, encode_extents};
@@ -10,7 +11,7 @@ use super::tables::{Bounds, Tables, scan_all};
 use super::{Checkpoint, Counters, Engine, Internal, Limits, SharedGenerations, keys};
 use crate::backing::{BackingError, Extent, Lsn, StreamNo, Views};
 use crate::codec::Reader;
-use crate::journal::frame::{EventEntry, Frame, Item, UplinkNo};
+use crate::journal::frame::{CursorEntry, EventEntry, Frame, Item, UplinkNo};
 use crate::journal::header::Identity;
 use crate::journal::reader::{End, FrameCursor, Gap};
 use crate::journal::recover::{Found, Recovered};
@@ -209,11 +210,13 @@ impl Engine {
             io_failed: false,
             room: false,
             given_up: HashSet::new(),
+            is_active: false,
             blocked: false,
         };
         engine.find_generations()?;
         engine.name(&remembered, &newest);
         engine.count_backlogs()?;
+        engine.give_up_removed_streams();
         engine.counters.views_disk = engine.tables.views.disk_bytes();
         for (number, gap) in &findings.gaps {
             engine.count_gap(*number, gap);
@@ -394,6 +397,32 @@ impl Engine {
         Ok(())
     }
 
+    /// What waited in streams that the configuration no longer has. Their cursors move over it, and the one that a
+    /// later uplink takes over too: should the name come back, what was counted is not delivered as well.
+    fn give_up_removed_streams(&mut self) {
+        let removed: Vec<usize> = (0..self.catalog.streams.len())
+            .filter(|idx| self.catalog.stream(*idx).is_some_and(|s| s.spec.is_none()))
+            .collect();
+        for stream in removed {
+            let Some(StreamState { no, newest, consumers, .. }) = self.catalog.stream(stream) else { continue };
+            let (no, newest, consumers) = (*no, *newest, consumers.clone());
+            let mut given_up = Internal::default();
+            for idx in consumers {
+                let Some(consumer) = self.catalog.consumer_mut(idx).filter(|c| c.events > 0) else { continue };
+                let (events, bytes) = (consumer.events, consumer.bytes);
+                let range = Some((consumer.acked.next(), newest));
+                let passed = Passed { events, bytes, range, oldest_ms: None };
+                let uplink = consumer.uplink;
+                given_up.losses.extend(loss_of(no, uplink, LossReason::StreamRemoved, &passed));
+                given_up.cursors.push(consumer.cursor_entry(newest));
+            }
+            if !given_up.losses.is_empty() {
+                given_up.cursors.push(CursorEntry { stream: no, uplink: UplinkNo(0), acked: newest });
+                self.commit_internal(given_up);
+            }
+        }
+    }
+
     /// Events, bytes and earliest receipt of a stream after a position: by the figures of what lies wholly after it.
     fn count_after(
         &self,
@@ -422,7 +451,7 @@ impl Engine {
                 add(extent.events, extent.bytes, Some(extent.oldest_ms));
             } else {
                 let passed = self.survey(stream, after, extent.last)?;
-                add(passed.events, passed.bytes, Some(extent.oldest_ms));
+                add(passed.events, passed.bytes, passed.oldest_ms);
             }
         }
         Ok(sum)

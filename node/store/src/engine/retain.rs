@@ -115,10 +115,10 @@ impl Engine {
             || self.generations.first().is_some_and(|g| self.is_finished(g))
     }
 
-    /// A spare is made when the segment in use is half full: a node that says little never makes one.
+    /// A spare is made before the first commit, and when the segment in use is half full.
     pub(crate) fn wants_spare(&self) -> bool {
         let half_used = self.segments.back().is_some_and(|s| s.source.end.limit() > s.bytes / 2);
-        half_used && self.counters.spare_segments == 0 && !self.is_disk_full()
+        (half_used || !self.is_active) && self.counters.spare_segments == 0 && !self.is_disk_full()
     }
 
     fn can_release(&self) -> bool {
@@ -142,32 +142,6 @@ impl Engine {
     /// True if a consumer still waits for something in it that lies nowhere else.
     fn is_needed(&self, segment: &Segment) -> bool {
         !segment.sealed && segment.extents.iter().any(|e| self.catalog.needs(e.stream, e.last))
-    }
-
-    /// Consumers of streams that left the configuration, with events up to there.
-    fn orphans(&self, extents: &[Extent]) -> Vec<(usize, Position)> {
-        let mut found = Vec::new();
-        for extent in extents {
-            let stream = self.catalog.stream_by_no(extent.stream).filter(|s| s.spec.is_none());
-            for idx in stream.map(|s| s.consumers.as_slice()).unwrap_or_default() {
-                if self.catalog.consumer(*idx).is_some_and(|c| c.acked < extent.last) {
-                    found.push((*idx, extent.last));
-                }
-            }
-        }
-        found
-    }
-
-    /// Counts what streams that left the configuration lose with the space that is about to be given back.
-    fn expel(&mut self, extents: &[Extent]) {
-        for (idx, to) in self.orphans(extents) {
-            let Some(consumer) = self.catalog.consumer(idx) else { continue };
-            let (stream, acked) = (consumer.stream_no, consumer.acked);
-            match self.survey(stream, acked, to) {
-                Ok(passed) => self.give_up(idx, to, LossReason::StreamRemoved, &passed),
-                Err(error) => tracing::warn!(%error, "events of a removed stream cannot be counted yet"),
-            }
-        }
     }
 
     // --- checkpoints
@@ -238,11 +212,6 @@ impl Engine {
             && segment.last_lsn <= self.tables.views.durable()
             && !segment.is_read()
         {
-            let extents = segment.extents.clone();
-            if !self.orphans(&extents).is_empty() {
-                self.expel(&extents);
-                break;
-            }
             released.extend(self.segments.pop_front().map(|s| s.number()));
         }
         released
@@ -294,18 +263,8 @@ impl Engine {
     }
 
     /// Generations whose every event is acknowledged or given up.
-    pub(crate) fn finished_generations(&mut self) -> Vec<u64> {
-        let done: Vec<GenerationInfo> =
-            self.generations.iter().filter(|g| self.is_finished(g)).cloned().collect();
-        let mut numbers = Vec::new();
-        for generation in done {
-            if self.orphans(&generation.extents).is_empty() {
-                numbers.push(generation.number);
-            } else {
-                self.expel(&generation.extents);
-            }
-        }
-        numbers
+    pub(crate) fn finished_generations(&self) -> Vec<u64> {
+        self.generations.iter().filter(|g| self.is_finished(g)).map(|g| g.number).collect()
     }
 
     pub(crate) fn generation_removed(&mut self, number: u64) {
