@@ -8,6 +8,7 @@ mod message;
 
 pub use message::Message;
 
+use bytes::Bytes;
 use rumqttd::local::{LinkError, LinkRx, LinkTx};
 use rumqttd::{Broker, Config, ConnectionSettings, Notification, RouterConfig, ServerSettings};
 use std::collections::HashMap;
@@ -55,11 +56,17 @@ pub enum HubError {
     #[error("rumqttd does not listen on {0}")]
     NotListening(SocketAddr),
     /// Its router has gone.
-    #[error("subscribe inside rumqttd: {0}")]
-    Link(#[from] LinkError),
+    #[error("rumqttd's router has ended: {0}")]
+    Link(#[source] Box<LinkError>),
     /// No thread.
     #[error("start a thread for rumqttd: {0}")]
     Thread(#[source] std::io::Error),
+}
+
+impl From<LinkError> for HubError {
+    fn from(error: LinkError) -> HubError {
+        HubError::Link(Box::new(error))
+    }
 }
 
 /// A running hub and its own subscription to everything. It runs until the process ends: rumqttd has no way to stop.
@@ -67,8 +74,7 @@ pub struct Hub {
     address: SocketAddr,
     address_v4: Option<SocketAddr>,
     rx: LinkRx,
-    /// Dropping it would end the subscription.
-    _tx: LinkTx,
+    tx: LinkTx,
 }
 
 impl Hub {
@@ -84,12 +90,12 @@ impl Hub {
         tx.subscribe("#")?;
         std::thread::Builder::new()
             .name("rumqttd".to_owned())
-            .spawn(move || broker.start())
+            .spawn(move || drop(broker.start()))
             .map_err(HubError::Thread)?;
         for address in [Some(address), address_v4].into_iter().flatten() {
             wait_for(address)?;
         }
-        Ok(Hub { address, address_v4, rx, _tx: tx })
+        Ok(Hub { address, address_v4, rx, tx })
     }
 
     /// Where it listens for MQTT 5.
@@ -102,6 +108,15 @@ impl Hub {
     #[must_use]
     pub fn address_v4(&self) -> Option<SocketAddr> {
         self.address_v4
+    }
+
+    /// Publishes a command, QoS 0, to whoever is subscribed.
+    ///
+    /// # Errors
+    /// [`HubError::Link`] when rumqttd has ended.
+    pub fn publish(&mut self, topic: &str, payload: Bytes) -> Result<(), HubError> {
+        self.tx.publish(topic.to_owned(), payload)?;
+        Ok(())
     }
 
     /// The next message that arrived; `None` if there is none until `deadline`.

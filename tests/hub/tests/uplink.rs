@@ -7,8 +7,9 @@ use eventmesh_edge_core::event::{Event, LogId, Position, Qos, Sequence, StoredEv
 use eventmesh_edge_core::mapping::mqtt_source;
 use eventmesh_edge_core::ports::store::StreamId;
 use eventmesh_edge_core::ports::uplink::{Outgoing, Uplink, UplinkEvent};
+use eventmesh_edge_core::topic::TopicFilter;
 use eventmesh_edge_hub::{Hub, Message, Options};
-use eventmesh_edge_uplink_mqtt::{Address, Mode, MqttUplink, Options as UplinkOptions};
+use eventmesh_edge_uplink_mqtt::{Address, Mode, MqttUplink, Options as UplinkOptions, Subscription};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -84,4 +85,27 @@ async fn everything_is_acknowledged_and_arrives_in_order_in_both_modes() {
         }
         uplink.close(PATIENCE).await;
     }
+}
+
+#[tokio::test]
+async fn a_command_of_the_hub_comes_down() {
+    let mut hub = Hub::start(&Options::default()).unwrap();
+    let address = Address { host: "127.0.0.1".to_owned(), port: hub.address().port() };
+    let subscriptions = vec![Subscription::new(TopicFilter::parse("commands/#").unwrap())];
+    let options = UplinkOptions { subscriptions, ..UplinkOptions::new("plant-7", vec![address]) };
+    let mut uplink = MqttUplink::new(options).unwrap();
+    let mut events = Vec::new();
+    uplink.connect(0, PATIENCE);
+    uplink.next(&mut events).await;
+    // Answered behind the SUBSCRIBE in front of it, so the subscription is there.
+    uplink.send(outgoing(1));
+    uplink.next(&mut events).await;
+    assert!(matches!(&events[..], [UplinkEvent::Up { .. }, UplinkEvent::Acked { .. }]), "{events:?}");
+    hub.publish("commands/valve", Bytes::from_static(b"open")).unwrap();
+    events.clear();
+    tokio::time::timeout(PATIENCE, uplink.next(&mut events)).await.unwrap();
+    assert!(
+        matches!(&events[..], [UplinkEvent::Downward(m)] if &*m.topic == "commands/valve" && &m.payload[..] == b"open"),
+        "{events:?}"
+    );
 }
