@@ -309,6 +309,20 @@ fn a_damaged_side_is_never_believed_and_the_other_with_the_journal_replaces_it()
     assert!(set_aside > 10 && harmless > 3, "{set_aside} {harmless}");
 }
 
+/// What sled cannot notice: a page of before the checkpoint, sound in itself.
+#[test]
+fn an_entry_that_went_missing_without_a_trace_is_noticed() {
+    let mut bench = two_checkpoints();
+    let newest = bench.views.disk.get_mut().newest().unwrap().label;
+    let sled = SledDir::open(&bench.dir.path().join(newest)).unwrap();
+    let key = entry::Place::of(b"session/00007/10").part(0);
+    assert!(sled.remove(&key).unwrap().is_some());
+    sled.close().unwrap();
+    let report = bench.reopen();
+    assert!(report.fell_back && report.quarantined.len() == 1, "{report:?}");
+    bench.assert_equals_model();
+}
+
 #[test]
 fn damage_of_the_older_side_costs_nothing() {
     let mut bench = two_checkpoints();
