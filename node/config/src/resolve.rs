@@ -23,7 +23,7 @@ const SMALLEST_STREAM: ByteSize = ByteSize::from_mib(1);
 
 pub(crate) fn resolve(raw: Raw) -> (Config, Vec<Problem>) {
     let mut problems = Vec::new();
-    check_listeners(&raw.listeners, &mut problems);
+    check_listeners(&raw.listeners, raw.node.disk_max, &mut problems);
     let uplink_names = raw.uplinks.iter().enumerate().map(|(i, u)| (format!("uplink[{i}]"), u.name.as_ref()));
     check_names("uplink", uplink_names, &mut problems);
     let streams = with_default(raw.streams);
@@ -90,15 +90,25 @@ fn check_names<'n>(
     }
 }
 
-fn check_listeners(listeners: &[Listener], problems: &mut Vec<Problem>) {
+fn check_listeners(listeners: &[Listener], disk_max: ByteSize, problems: &mut Vec<Problem>) {
     for (index, listener) in listeners.iter().enumerate() {
         let taken = listeners.iter().take(index).position(|l| l.bind == listener.bind && l.bind.port() != 0);
         if let Some(earlier) = taken {
             let what = format!("is the address of listener[{earlier}] too, each needs its own");
             problems.push(Problem::of(format!("listener[{index}].bind = \"{}\"", listener.bind), what));
         }
+        let payload = listener.max_payload;
+        let needed = ByteSize::from_bytes(payload.bytes().saturating_mul(DISK_PER_PAYLOAD));
+        if needed > disk_max {
+            let what = format!("needs node.disk_max = \"{needed}\" or more, it is \"{disk_max}\"");
+            problems.push(Problem::of(format!("listener[{index}].max_payload = \"{payload}\""), what));
+        }
     }
 }
+
+/// The journal has at least 32 segments, and the largest message with all that is committed with it must fit one of
+/// them: twice its payload.
+const DISK_PER_PAYLOAD: u64 = 2 * 32;
 
 /// Per stream: the uplinks that read it, as indices. The default stream goes to every uplink, any other to those that
 /// its routes name, or to every uplink if none of them names any.

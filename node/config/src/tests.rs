@@ -191,6 +191,16 @@ fn budgets_must_fit_the_disk() {
 }
 
 #[test]
+fn the_largest_payload_must_fit_a_segment() {
+    assert_eq!(
+        lines("[node]\ndisk_max = \"64 MiB\"\n[[listener]]\nmax_payload = \"2 MiB\"\n"),
+        [
+            r#"node.toml:4: listener[0].max_payload = "2 MiB": needs node.disk_max = "128 MiB" or more, it is "64 MiB""#
+        ]
+    );
+}
+
+#[test]
 fn passwords_need_what_they_need() {
     assert_eq!(
         lines(

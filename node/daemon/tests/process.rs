@@ -89,13 +89,31 @@ fn scratch() -> TempDir {
 
 /// MQTT 3.1.1 CONNECT with a clean session and no user, and the return code of the answer.
 fn connect(address: SocketAddr) -> u8 {
+    connected(address).1
+}
+
+fn connected(address: SocketAddr) -> (TcpStream, u8) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01a").unwrap();
     let mut connack = [0; 4];
     stream.read_exact(&mut connack).unwrap();
     assert_eq!(connack[..2], [0x20, 2]);
-    connack[3]
+    (stream, connack[3])
+}
+
+/// QoS 1 PUBLISH of `x` to `t`, until its PUBACK is there.
+fn publish(address: SocketAddr) {
+    let (mut stream, _) = connected(address);
+    stream.write_all(b"\x32\x06\x00\x01t\x00\x07x").unwrap();
+    let mut puback = [0; 4];
+    stream.read_exact(&mut puback).unwrap();
+    assert_eq!(puback, [0x40, 2, 0, 7]);
+}
+
+fn status(dir: &Path) -> serde_json::Value {
+    let (_, json, errors) = output(dir, &["status", "--json"]);
+    serde_json::from_str(&json).unwrap_or_else(|error| panic!("{error}: {json}{errors}"))
 }
 
 const FIVE_MISTAKES: &str = r#"
@@ -161,9 +179,7 @@ fn status_answers_for_a_running_node() {
     let dir = scratch();
     let mut node = Node::start(edge(dir.path()).args(["run", "--listen", "127.0.0.1:0"]));
     let address = node.ready();
-    let (code, json, errors) = output(dir.path(), &["status", "--json"]);
-    assert_eq!((code, errors.as_str()), (0, ""));
-    let status: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let status = status(dir.path());
     assert_eq!(status["node"]["name"], "edge");
     assert_eq!(status["node"]["pid"], node.child.id());
     assert_eq!(status["listeners"][0]["bind"], address.to_string());
@@ -218,12 +234,16 @@ fn sigterm_and_sigint_stop_in_order() {
     }
 }
 
+/// P1 and P6 in their smallest form; `tests/e2e` has the large ones.
 #[test]
-fn what_kill_9_leaves_is_no_obstacle() {
+fn what_was_acknowledged_survives_kill_9_and_its_leftovers_are_no_obstacle() {
     let dir = scratch();
-    for _ in 0..2 {
+    for start in 1..=3_u64 {
         let mut node = Node::start(edge(dir.path()).args(["run", "--listen", "127.0.0.1:0"]));
-        assert_eq!(connect(node.ready()), 0);
+        publish(node.ready());
+        let status = status(dir.path());
+        assert_eq!(status["streams"][0]["backlogs"][0]["events"], start, "{status}");
+        assert_eq!(status["node"]["epoch"], start);
         node.signal(Signal::KILL);
         let (code, _) = node.ended();
         assert_eq!(code, None);
@@ -261,6 +281,41 @@ fn a_data_directory_that_is_none_is_named() {
     let (code, _, log) = output(dir.path(), &["run", "--listen", "127.0.0.1:0"]);
     assert_eq!(code, 2, "{log}");
     assert!(log.lines().last().unwrap().contains("data"), "{log}");
+}
+
+#[test]
+fn a_data_directory_of_a_later_version_is_refused() {
+    let dir = scratch();
+    let mut node = Node::start(edge(dir.path()).args(["run", "--listen", "127.0.0.1:0"]));
+    node.ready();
+    node.signal(Signal::TERM);
+    assert_eq!(node.ended().0, Some(0));
+    let format = dir.path().join("data/format");
+    let later = std::fs::read_to_string(&format).unwrap().replace('1', "99");
+    std::fs::write(&format, later).unwrap();
+    let (code, _, log) = output(dir.path(), &["run", "--listen", "127.0.0.1:0"]);
+    assert_eq!(code, 2, "{log}");
+    let last = log.lines().last().unwrap();
+    assert!(last.contains("version 99") && last.contains("start the version that wrote it"), "{log}");
+}
+
+#[test]
+fn a_missing_password_file_or_certificate_is_named() {
+    let dir = scratch();
+    for (keys, named) in [
+        ("auth = \"password\"\npassword_file = \"nowhere\"", "nowhere"),
+        ("tls = { cert = \"missing.pem\", key = \"missing.key\" }", "missing.pem"),
+    ] {
+        std::fs::write(
+            dir.path().join("node.toml"),
+            format!("[[listener]]\nbind = \"127.0.0.1:0\"\n{keys}\n"),
+        )
+        .unwrap();
+        let (code, _, log) = output(dir.path(), &["run", "--config", "node.toml"]);
+        assert_eq!(code, 2, "{log}");
+        let last = log.lines().last().unwrap();
+        assert!(last.starts_with("listener[0]: ") && last.contains(named), "{log}");
+    }
 }
 
 #[test]

@@ -10,11 +10,20 @@ use tracing::{info, warn};
 /// Opens the data directory. Its errors name the directory and say what to do; damage is no error (P6).
 pub(super) fn open(config: &Config, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Store>, OpenError> {
     let gather = GatherOptions { max_delay: config.node.commit_delay, ..GatherOptions::default() };
-    let options = StoreOptions { gather, ..StoreOptions::default() };
+    let defaults = StoreOptions::default();
+    let segment_bytes = defaults.segment_bytes.max(segment_bytes(config));
+    let options = StoreOptions { gather, segment_bytes, ..defaults };
     let dir = &config.node.data_dir;
     let (store, opened) = JournalStore::open(dir, config.store_spec(), &options, Arc::clone(clock))?;
     report(&opened);
     Ok(Arc::new(store))
+}
+
+/// A commit is at most one segment: twice the largest payload has room for what is committed with it.
+fn segment_bytes(config: &Config) -> u32 {
+    let largest =
+        config.listeners.iter().map(|listener| listener.max_payload.bytes()).max().unwrap_or_default();
+    u32::try_from(largest.saturating_mul(2).next_power_of_two()).unwrap_or(u32::MAX)
 }
 
 fn report(opened: &Opened) {
