@@ -2,7 +2,7 @@
 //! what becomes of them.
 //!
 //! A client id is claimed by a connection and released when the connection ends. If it is in use, the connection that
-//! has it is told [`Event::TakenOver`](crate::outlet::Event::TakenOver) and the claimant gets the session when that one
+//! has it is told [`Event::TakenOver`] and the claimant gets the session when that one
 //! has let go: a session is never in two hands. One table serves all listeners, so that a device may come back on
 //! another port.
 

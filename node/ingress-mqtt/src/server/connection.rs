@@ -6,6 +6,7 @@ use crate::outlet::{Event, Link};
 use crate::reason::Reason;
 use crate::session::{Action, Context, Input, Login, Machine, OUTPUT_HIGH_WATER_BYTES, Output, Phase};
 use bytes::{Buf, BufMut, BytesMut};
+use eventmesh_edge_core::event::Timestamp;
 use eventmesh_edge_core::ports::hub::{Credentials, Denied, Submission};
 use eventmesh_edge_core::ports::store::ReadError;
 use std::cell::RefCell;
@@ -63,6 +64,9 @@ pub(super) struct Connection {
     login: Option<AbortHandle>,
     entry: Entry,
     closing: Closing,
+    /// Both clocks, read once per round and not per packet.
+    now: Duration,
+    wall: Timestamp,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -89,22 +93,20 @@ impl Connection {
             login: None,
             entry,
             closing: Closing::No,
+            now: Duration::ZERO,
+            wall: Timestamp(0),
         }
     }
 
-    fn now(&self) -> Duration {
-        self.entry.shared().sessions.clock().monotonic()
+    fn look_at_clocks(&mut self) {
+        let clock = self.entry.shared().sessions.clock();
+        (self.now, self.wall) = (clock.monotonic(), clock.now());
     }
 
     fn handle(&mut self, input: Input) {
         let shared = self.entry.shared();
-        let clock = shared.sessions.clock();
-        let cx = Context {
-            now: clock.monotonic(),
-            wall: clock.now(),
-            sessions: &shared.sessions,
-            limits: &shared.limits,
-        };
+        let cx =
+            Context { now: self.now, wall: self.wall, sessions: &shared.sessions, limits: &shared.limits };
         self.machine.handle(&cx, input, &mut self.out);
     }
 
@@ -346,7 +348,7 @@ impl Connection {
     fn close(&mut self, reason: Reason) {
         if self.closing == Closing::No {
             self.entry.ended(reason);
-            self.closing = Closing::Until(self.now() + LINGER);
+            self.closing = Closing::Until(self.now + LINGER);
             self.tail = BytesMut::new();
             if reason != Reason::Success {
                 tracing::debug!(client_id = ?self.machine.client_id(), reason = reason.as_str(), "connection ended");
@@ -407,7 +409,7 @@ impl Connection {
         if still_good {
             return;
         }
-        let wait = deadline.saturating_sub(self.now()).max(Duration::from_millis(1));
+        let wait = deadline.saturating_sub(self.now).max(Duration::from_millis(1));
         let at = Instant::now() + wait;
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
         timer.as_mut().reset(at);
@@ -419,7 +421,7 @@ impl Connection {
 
     fn tick(&mut self) {
         let Some(timer) = &self.timer else { return };
-        let now = self.now();
+        let now = self.now;
         if now < self.armed && !timer.is_elapsed() {
             return;
         }
@@ -442,11 +444,13 @@ impl Future for Connection {
         if this.machine.phase() != Phase::Ended {
             this.link.register(task.waker());
         }
+        this.look_at_clocks();
         this.borrow_output();
         this.tick();
         let mut rounds = 0;
         while this.closing != Closing::Done && this.round(task) {
             rounds += 1;
+            this.look_at_clocks();
             if rounds == ROUNDS {
                 task.waker().wake_by_ref();
                 break;
@@ -489,6 +493,7 @@ impl Drop for Connection {
         }
         // The task was dropped from outside (the runtime ends): the session is kept all the same.
         if self.machine.phase() != Phase::Ended {
+            self.look_at_clocks();
             self.handle(Input::Gone);
             self.act();
         }

@@ -1,6 +1,6 @@
 //! Sockets: the accept loop, TLS, and one small task per connection.
 //!
-//! The task is a hand-written future ([`connection`]) and not an `async fn`: it holds the machine, the socket and the
+//! The task is a hand-written future (`connection`) and not an `async fn`: it holds the machine, the socket and the
 //! link, and no buffer. Reads go into one buffer per worker thread; what outlives the read is a packet that has not come
 //! in whole. Writes go out of one buffer per worker thread too, and only what the socket does not take stays with the
 //! connection. So an idle client costs its socket, its session and a task of a few hundred bytes.

@@ -2,10 +2,10 @@
 //!
 //! [`Machine::handle`] takes what happened ([`Input`]) and appends what to do ([`Output`]): bytes for the socket and
 //! actions that end in a later input. It asks the hub's namespace (subscribe, retained, attach) directly, because that
-//! answers at once; what becomes durable goes out as [`Action::Submit`] and comes back as [`Input::Completed`].
+//! answers at once; what becomes durable goes out as [`Action::Submit`] and comes back as [`Event::Completed`].
 //!
 //! **P1.** Everything decoded from one read becomes one submission, and every answer that depends on it (PUBACK, PUBREC,
-//! PUBCOMP, PUBREL; SUBACK, UNSUBACK and CONNACK of a persistent session) waits in an [`Outstanding`] until that
+//! PUBCOMP, PUBREL; SUBACK, UNSUBACK and CONNACK of a persistent session) waits in an `Outstanding` until that
 //! submission completes. Until then [`Machine::wants_read`] is false: the socket is not read, which is the back-pressure.
 //! Deliveries, PINGRESP and the end of the connection do not wait.
 //!

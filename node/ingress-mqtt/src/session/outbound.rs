@@ -3,7 +3,7 @@
 //! A persistent session's messages of QoS 1 and 2 stay in its mailbox until the client has answered: PUBACK removes a
 //! QoS 1 message (in company, later), PUBREC a QoS 2 message together with the note that only PUBREL is due. So the
 //! machine keeps no payload of what is in flight; after a reconnect it reads the mailbox again from the oldest unanswered
-//! position and finds the packet identifiers in [`Session::flights`](super::Session). After a restart of the node only
+//! position and finds the packet identifiers in `Session::flights`. After a restart of the node only
 //! QoS 2 messages have their old identifiers; a QoS 1 message that was not answered comes under a new one, which costs
 //! nothing but a PUBACK that the client cannot place.
 
