@@ -62,15 +62,15 @@ impl Core {
         if writer.active().is_none()
             && let Err(error) = self.open_segment(writer)
         {
-            return Self::refuse(queue, error);
+            return self.refuse(queue, error);
         }
-        let Some(active) = writer.active().cloned() else { return Self::refuse(queue, no_segment()) };
+        let Some(active) = writer.active().cloned() else { return self.refuse(queue, no_segment()) };
         let mut group = self.engine().begin(queue, &active, writer.frame_max());
         if group.is_idle() && group.segment_full {
             if let Err(error) = self.open_segment(writer) {
-                return Self::refuse(queue, error);
+                return self.refuse(queue, error);
             }
-            let Some(active) = writer.active().cloned() else { return Self::refuse(queue, no_segment()) };
+            let Some(active) = writer.active().cloned() else { return self.refuse(queue, no_segment()) };
             group = self.engine().begin(queue, &active, writer.frame_max());
         }
         if group.is_empty() {
@@ -105,8 +105,9 @@ impl Core {
         Ok(())
     }
 
-    fn refuse(queue: &mut VecDeque<Request>, error: io::Error) -> Round {
+    fn refuse(&self, queue: &mut VecDeque<Request>, error: io::Error) -> Round {
         tracing::error!(%error, "no journal segment can be opened, commits fail");
+        self.engine().io_failed = true;
         let error = Arc::new(error);
         let answers = queue.drain(..).map(|request| (request.done, Err(commit_io(&error)))).collect();
         Round { finished: Finished { answers, ..Finished::default() }, failed: true }
@@ -122,9 +123,10 @@ impl Core {
         }
     }
 
-    /// The mark of an orderly end: what stands before it was synced, so damage there can be told from a torn tail.
+    /// The mark of an orderly end: what stands before it was synced, so damage there can be told from a torn tail. And
+    /// what a failed group may have left is cut off, if that was not possible so far.
     pub(crate) fn end_cleanly(&self, writer: &mut Writer) {
-        if writer.active().is_some() {
+        if writer.active().is_some() || writer.has_failed() {
             self.engine().commit_internal(Internal { clean_end: true, ..Internal::default() });
             self.commit_group(writer, &mut VecDeque::new());
         }

@@ -60,6 +60,8 @@ struct Inode {
 enum NameOp {
     Link(String, u64),
     Unlink(String),
+    /// Atomic, as POSIX has it.
+    Rename(String, String),
 }
 
 #[derive(Clone, Debug)]
@@ -220,7 +222,7 @@ impl State {
 
     fn change_name(&mut self, op: NameOp) {
         let path = match &op {
-            NameOp::Link(path, _) | NameOp::Unlink(path) => path.clone(),
+            NameOp::Link(path, _) | NameOp::Unlink(path) | NameOp::Rename(_, path) => path.clone(),
         };
         op.clone().apply(&mut self.names);
         self.pending_names.push((parent(&path).to_owned(), op));
@@ -235,6 +237,11 @@ impl NameOp {
             }
             NameOp::Unlink(path) => {
                 names.remove(&path);
+            }
+            NameOp::Rename(from, to) => {
+                if let Some(inode) = names.remove(&from) {
+                    names.insert(to, inode);
+                }
             }
         }
     }
@@ -362,10 +369,10 @@ impl Disk for SimDisk {
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut state = self.lock();
         fail(state.step(Kind::Names))?;
-        let number = *state.names.get(from).ok_or(io::ErrorKind::NotFound)?;
-        // Linked before it is unlinked: a prefix of the two never loses the file.
-        state.change_name(NameOp::Link(to.to_owned(), number));
-        state.change_name(NameOp::Unlink(from.to_owned()));
+        if !state.names.contains_key(from) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        state.change_name(NameOp::Rename(from.to_owned(), to.to_owned()));
         Ok(())
     }
 
@@ -560,7 +567,7 @@ mod tests {
             disk.rename("d/a", "d/b").unwrap();
             disk.power_cut(seed);
             let names: Vec<_> = disk.list("d").unwrap().into_iter().map(|e| e.name).collect();
-            assert!(!names.is_empty(), "a rename never loses the file, seed {seed}");
+            assert_eq!(names.len(), 1, "a rename is atomic, seed {seed}");
         }
     }
 }

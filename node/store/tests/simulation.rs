@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use eventmesh_edge_core::event::{Event, Position, Qos, StoredEvent, Timestamp, Via};
 use eventmesh_edge_core::ports::store::{
-    Change, Commit, CommitError, Consumer, CursorChange, LossReason, MailboxEntry, NewEvent, Read, SessionNo, Store,
-    StoreSpec, StreamId, StreamSpec, UplinkId, WhenFull,
+    Change, Commit, CommitError, Consumer, CursorChange, LossReason, MailboxEntry, NewEvent, Read, SessionNo,
+    Store, StoreSpec, StreamId, StreamSpec, UplinkId, WhenFull,
 };
 use eventmesh_edge_store::sim_disk::{Fault, Kind};
 use eventmesh_edge_store::{Opened, SimSite, SteppedStore, StoreOptions};
@@ -158,7 +158,8 @@ fn fork(site: &SimSite) -> SimSite {
 fn frames(segment: &[u8]) -> Vec<(usize, usize)> {
     let mut found = Vec::new();
     let mut at = 64;
-    while let Some(len) = segment.get(at..at + 4).map(|b| u32::from_le_bytes(b.try_into().unwrap()) as usize) {
+    while let Some(len) = segment.get(at..at + 4).map(|b| u32::from_le_bytes(b.try_into().unwrap()) as usize)
+    {
         if len == 0 {
             break;
         }
@@ -310,6 +311,24 @@ fn damage_in_the_middle_is_skipped_counted_and_put_aside() {
 }
 
 #[test]
+fn damage_under_a_running_store_is_counted_when_it_is_met() {
+    let site = SimSite::new();
+    let (store, _) = open(&site);
+    for n in 0..100 {
+        commit(&store, to_stream(0, [event("s", n, 100)])).unwrap();
+    }
+    let path = segment_files(&site)[0].clone();
+    site.disk.corrupt(&path, 2048, |bytes| bytes[..512].fill(0x5a));
+    let found = read_after(&store, A, Position::ZERO);
+    store.step();
+    let counted = lost(&store, LossReason::Damaged);
+    assert!(counted > 2 && found.len() as u64 + counted == 100, "{counted} {}", found.len());
+    assert_eq!(positions(&waiting(&store, A)), positions(&found), "the figures follow");
+    assert_eq!(positions(&waiting(&store, B)), positions(&found));
+    assert_eq!(lost(&store, LossReason::Damaged), counted, "once");
+}
+
+#[test]
 fn a_zeroed_block_costs_what_was_in_it_and_no_more() {
     let site = SimSite::new();
     let (store, _) = open(&site);
@@ -355,7 +374,11 @@ fn a_segment_without_its_headers_is_counted_and_the_others_are_read() {
     let one_copy = SimSite { disk: site.disk.fork(), backing: site.backing.clone() };
     one_copy.disk.corrupt(victim, 0, |bytes| bytes[..64].fill(0));
     let (store, _) = open(&one_copy);
-    assert_eq!((waiting(&store, A).len(), lost(&store, LossReason::Damaged)), (400, 0), "the other copy stands in");
+    assert_eq!(
+        (waiting(&store, A).len(), lost(&store, LossReason::Damaged)),
+        (400, 0),
+        "the other copy stands in"
+    );
 }
 
 #[test]
@@ -441,7 +464,7 @@ fn a_seal_that_fails_is_made_again() {
     site.backing.fail_seals(2);
     let (store, _) = open(&site);
     let mut all = Vec::new();
-    for n in 0..600 {
+    for n in 0..1400 {
         all.extend(commit(&store, to_stream(0, [event("s", n, 60)])).unwrap());
         if n % 100 == 0 {
             store.tick(NOW);
@@ -472,7 +495,7 @@ fn checkpoints_that_fail_keep_the_journal() {
 fn a_lost_generation_is_counted_to_the_event() {
     let site = SimSite::new();
     let (store, _) = open(&site);
-    for n in 0..800 {
+    for n in 0..1400 {
         commit(&store, to_stream(0, [event("s", n, 60)])).unwrap();
     }
     let before = store.stats().generations;
@@ -485,7 +508,7 @@ fn a_lost_generation_is_counted_to_the_event() {
         let ledger = store.ledger();
         ledger.into_iter().filter(|l| l.consumer == Some(consumer)).map(|l| l.events).sum::<u64>()
     };
-    assert_eq!(found.len() as u64 + line(&store, A), 800);
+    assert_eq!(found.len() as u64 + line(&store, A), 1400);
     assert_eq!(line(&store, A), line(&store, B), "each consumer loses it");
     assert_eq!(positions(&waiting(&store, B)), positions(&found));
     drop(store);
@@ -493,10 +516,10 @@ fn a_lost_generation_is_counted_to_the_event() {
     site.backing.lose_generation(2);
     let (store, _) = open(&site);
     let found = waiting(&store, A);
-    assert_eq!(found.len() as u64 + line(&store, A), 800);
+    assert_eq!(found.len() as u64 + line(&store, A), 1400);
     drop(store);
     let (store, _) = open(&site);
-    assert_eq!(waiting(&store, A).len() as u64 + line(&store, A), 800, "once");
+    assert_eq!(waiting(&store, A).len() as u64 + line(&store, A), 1400, "once");
 }
 
 #[test]
@@ -621,7 +644,11 @@ fn a_bounded_mailbox_counts_the_same_when_it_is_replayed() {
         commit(&store, Commit { events: vec![new], ..Commit::default() }).unwrap();
     }
     let figures = |store: &dyn Store| {
-        (store.mailbox_len(SessionNo(1)), store.mailbox_len(SessionNo(2)), lost(store, LossReason::SessionQueueFull))
+        (
+            store.mailbox_len(SessionNo(1)),
+            store.mailbox_len(SessionNo(2)),
+            lost(store, LossReason::SessionQueueFull),
+        )
     };
     let before = figures(&store);
     assert_eq!((before.0.0, before.2), (100, 100));
@@ -732,7 +759,10 @@ impl World {
     fn acknowledge(&mut self) {
         let consumer = [A, B, DROPS][usize::try_from(self.rng.below(3)).unwrap()];
         let queue = self.queues.get_mut(&consumer).unwrap();
-        let Some(nth) = (!queue.waiting.is_empty()).then(|| self.rng.below(queue.waiting.len() as u64)) else { return };
+        let Some(nth) = (!queue.waiting.is_empty()).then(|| self.rng.below(queue.waiting.len() as u64))
+        else {
+            return;
+        };
         let (position, _) = queue.waiting[usize::try_from(nth).unwrap()];
         queue.asked = queue.asked.max(position);
         if ack(&self.store, consumer, position).is_ok() {
@@ -772,7 +802,10 @@ impl World {
             assert!(told.acked >= queue.answered, "a cursor went back");
             let found = read_after(&self.store, *consumer, told.acked);
             if consumer.stream == StreamId(0) {
-                assert!(told.acked <= queue.asked.max(queue.answered), "a cursor ahead of what was acknowledged (P2)");
+                assert!(
+                    told.acked <= queue.asked.max(queue.answered),
+                    "a cursor ahead of what was acknowledged (P2)"
+                );
                 queue.waiting.retain(|(p, _)| *p > told.acked);
                 queue.answered = told.acked;
             } else {
@@ -781,14 +814,18 @@ impl World {
                 let before = queue.waiting.len();
                 queue.waiting.retain(|(p, _)| *p > told.acked);
                 let gone = (before - queue.waiting.len()) as u64;
-                assert!(dropped - queue.dropped <= gone + self.uncertain.len() as u64, "more counted than lost");
+                assert!(
+                    dropped - queue.dropped <= gone + self.uncertain.len() as u64,
+                    "more counted than lost"
+                );
                 if told.acked > queue.asked {
                     assert!(dropped > queue.dropped || gone == 0, "given up without being counted (P2)");
                 }
                 queue.dropped = dropped;
                 queue.answered = told.acked;
             }
-            let found: Vec<(Position, Bytes)> = found.into_iter().map(|e| (e.position, e.event.payload)).collect();
+            let found: Vec<(Position, Bytes)> =
+                found.into_iter().map(|e| (e.position, e.event.payload)).collect();
             for waits in &queue.waiting {
                 assert!(found.contains(waits), "an answered event is gone (P1): {waits:?}");
             }
@@ -809,7 +846,8 @@ impl World {
                 assert!(before.is_none_or(|b| b == event.sequence.source), "a number changed (P3)");
             }
             self.given = self.given.max(found.last().map_or(Position::ZERO, |e| e.position));
-            let found: Vec<(Position, Bytes)> = found.into_iter().map(|e| (e.position, e.event.payload)).collect();
+            let found: Vec<(Position, Bytes)> =
+                found.into_iter().map(|e| (e.position, e.event.payload)).collect();
             assert_eq!(found, queue.waiting, "{consumer:?}");
         }
     }
@@ -835,8 +873,12 @@ impl World {
             18 => self.reopen_after_cut(),
             19 => self.cut_in_the_middle(),
             20 => {
-                let (kind, skip) = ([Kind::Sync, Kind::Write][usize::try_from(self.rng.below(2)).unwrap()], self.rng.below(3));
-                let fault = [Fault::Io, Fault::Short, Fault::NoSpace][usize::try_from(self.rng.below(3)).unwrap()];
+                let (kind, skip) = (
+                    [Kind::Sync, Kind::Write][usize::try_from(self.rng.below(2)).unwrap()],
+                    self.rng.below(3),
+                );
+                let fault =
+                    [Fault::Io, Fault::Short, Fault::NoSpace][usize::try_from(self.rng.below(3)).unwrap()];
                 self.site.disk.fail(kind, skip, 1 + self.rng.below(2), fault);
                 self.publish();
                 self.acknowledge();
@@ -858,8 +900,10 @@ impl World {
 
 #[test]
 fn nothing_answered_is_lost_and_nothing_is_invented_whatever_happens() {
-    let only = std::env::var("SIM_SEED").ok().map(|seed| seed.parse::<u64>().unwrap());
-    let seeds = only.map_or(0..150, |seed| seed..seed + 1);
+    // `SIM_SEED=n` replays one, `SIM_SEEDS=n` runs the first n.
+    let number = |name| std::env::var(name).ok().map(|seed| seed.parse::<u64>().unwrap());
+    let many = 0..number("SIM_SEEDS").unwrap_or(150);
+    let seeds = number("SIM_SEED").map_or(many, |seed| seed..seed + 1);
     for seed in seeds {
         let outcome = std::panic::catch_unwind(|| {
             let mut world = World::new(seed + 1);

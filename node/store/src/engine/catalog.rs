@@ -81,6 +81,12 @@ impl ConsumerState {
         (self.bytes + self.tentative.added_bytes).saturating_sub(self.tentative.freed_bytes)
     }
 
+    /// What was marked may not be there any more.
+    pub(crate) fn forget_ahead(&mut self) {
+        self.ahead = if self.events == 0 { Ahead::empty() } else { Ahead::unknown(self.acked) };
+        (self.place, self.ahead_place, self.oldest_ms) = (None, None, None);
+    }
+
     pub(crate) fn appended(&mut self, mark: &Mark) {
         if mark.position > self.acked {
             self.events += 1;

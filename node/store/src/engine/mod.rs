@@ -178,7 +178,8 @@ pub(crate) struct Engine {
     checkpoint: Checkpoint,
     pub(crate) counters: Counters,
     disk_refused: bool,
-    io_failed: bool,
+    /// Commits failed on the disk: the next that does not tells the watchers.
+    pub(crate) io_failed: bool,
     /// Room returned without a commit: watchers are to be told.
     room: bool,
     /// Consumers whose cursor the store itself is about to move.

@@ -215,6 +215,7 @@ impl Engine {
         };
         engine.find_generations()?;
         engine.name(&remembered, &newest);
+        engine.recent = Recent::new(limits.recent_bytes, engine.durable_position);
         engine.count_backlogs()?;
         engine.give_up_removed_streams();
         engine.counters.views_disk = engine.tables.views.disk_bytes();
@@ -384,14 +385,14 @@ impl Engine {
         }
     }
 
-    fn count_backlogs(&mut self) -> Result<(), BackingError> {
+    pub(super) fn count_backlogs(&mut self) -> Result<(), BackingError> {
         for idx in 0..self.catalog.consumers.len() {
             let Some(consumer) = self.catalog.consumer(idx) else { continue };
             let (events, bytes, oldest_ms) = self.count_after(consumer.stream_no, consumer.acked)?;
             if let Some(consumer) = self.catalog.consumer_mut(idx) {
-                (consumer.events, consumer.bytes, consumer.oldest_ms) = (events, bytes, oldest_ms);
-                let acked = consumer.acked;
-                consumer.ahead = if events == 0 { Ahead::empty() } else { Ahead::unknown(acked) };
+                (consumer.events, consumer.bytes) = (events, bytes);
+                consumer.forget_ahead();
+                consumer.oldest_ms = oldest_ms;
             }
         }
         Ok(())
@@ -404,11 +405,15 @@ impl Engine {
             .filter(|idx| self.catalog.stream(*idx).is_some_and(|s| s.spec.is_none()))
             .collect();
         for stream in removed {
-            let Some(StreamState { no, newest, consumers, .. }) = self.catalog.stream(stream) else { continue };
+            let Some(StreamState { no, newest, consumers, .. }) = self.catalog.stream(stream) else {
+                continue;
+            };
             let (no, newest, consumers) = (*no, *newest, consumers.clone());
             let mut given_up = Internal::default();
             for idx in consumers {
-                let Some(consumer) = self.catalog.consumer_mut(idx).filter(|c| c.events > 0) else { continue };
+                let Some(consumer) = self.catalog.consumer_mut(idx).filter(|c| c.events > 0) else {
+                    continue;
+                };
                 let (events, bytes) = (consumer.events, consumer.bytes);
                 let range = Some((consumer.acked.next(), newest));
                 let passed = Passed { events, bytes, range, oldest_ms: None };
@@ -424,7 +429,7 @@ impl Engine {
     }
 
     /// Events, bytes and earliest receipt of a stream after a position: by the figures of what lies wholly after it.
-    fn count_after(
+    pub(super) fn count_after(
         &self,
         stream: StreamNo,
         after: Position,
@@ -482,9 +487,8 @@ impl Engine {
                 continue;
             }
             let extents: Vec<Extent> = decode_extents(&value).unwrap_or_default();
-            // Counted from the list, so that one that was only finished and removed counts nothing.
-            self.generations.push(GenerationInfo { number, extents });
-            self.generation_lost(number);
+            // One that was finished and removed, and only not forgotten yet, nobody waits for.
+            self.generation_missing(number, &extents);
         }
         Ok(())
     }

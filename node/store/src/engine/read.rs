@@ -4,8 +4,9 @@
 use super::ahead::{Mark, Passed};
 use super::catalog::Place;
 use super::recent::{FoundEvent, Harvest, Want};
-use super::{Engine, SharedGenerations};
+use super::{Engine, Internal, SharedGenerations};
 use crate::backing::{BackingError, Extent, StreamNo};
+use crate::journal::frame::{Frame, Item, LossEntry};
 use crate::journal::reader::{FrameCursor, Gap, Source};
 use bytes::Bytes;
 use eventmesh_edge_core::event::{Position, record};
@@ -286,8 +287,12 @@ impl Engine {
         match damage {
             Damage::None => {}
             Damage::Segment { number, gaps } => {
+                let before = self.lost_gaps(*number);
                 for gap in gaps {
                     self.count_gap(*number, gap);
+                }
+                if self.lost_gaps(*number) > before {
+                    self.recount(*number);
                 }
             }
             Damage::Generation(extents) => {
@@ -295,6 +300,30 @@ impl Engine {
                     self.count_extent(idx, extent);
                 }
             }
+        }
+    }
+
+    fn lost_gaps(&self, number: u32) -> usize {
+        self.segments.iter().find(|s| s.number() == number).map_or(0, |s| s.counted_gaps.len())
+    }
+
+    /// Damage came up in a segment that had been whole: its figures, and what waits for whom, are made anew. Rare, so it
+    /// may read the segment with the lock held.
+    pub(super) fn recount(&mut self, number: u32) {
+        let Some(segment) = self.segments.iter_mut().find(|s| s.number() == number) else { return };
+        segment.extents.clear();
+        let mut cursor = FrameCursor::new(segment.source.clone());
+        while let Some(located) = cursor.next() {
+            let Ok(frame) = Frame::parse(&located.body, &segment.source.base) else { continue };
+            for item in frame.items() {
+                let Ok(Item::Event(entry)) = item else { break };
+                let (position, bytes) = (entry.position, entry.stored_bytes());
+                let received_ms = record::head(entry.body).map_or(0, |head| head.received.0);
+                segment.add(entry.stream, &Mark { position, received_ms, bytes });
+            }
+        }
+        if let Err(error) = self.count_backlogs() {
+            tracing::warn!(%error, "backlogs cannot be counted anew and may be too high");
         }
     }
 
@@ -327,45 +356,79 @@ impl Engine {
         self.lose(LossReason::Damaged, events, u64::from(gap.to - gap.from), (first, last));
     }
 
+    /// Damaged chunks of a generation that can be read otherwise.
     fn count_extent(&mut self, idx: usize, extent: &Extent) {
-        let Some(consumer) = self.catalog.consumer_mut(idx) else { return };
-        if extent.last <= consumer.acked {
-            return;
-        }
-        let (stream, uplink) = (consumer.stream_no, consumer.uplink);
+        let Some(consumer) = self.catalog.consumer_mut(idx).filter(|c| extent.last > c.acked) else { return };
         consumer.events = consumer.events.saturating_sub(extent.events);
         consumer.bytes = consumer.bytes.saturating_sub(extent.bytes);
-        tracing::error!(stream = stream.0, first = %extent.first, last = %extent.last, events = extent.events,
-            "spilled events are damaged, counted as lost");
-        let loss = crate::journal::frame::LossEntry {
-            stream,
-            uplink,
-            reason: LossReason::Damaged,
-            events: extent.events,
-            bytes: extent.bytes,
-            first: extent.first,
-            last: extent.last,
-        };
-        self.commit_internal(super::Internal { losses: vec![loss], ..super::Internal::default() });
+        self.lose_extent(idx, extent, extent.events, extent.bytes);
     }
 
-    /// A generation cannot be read at all: what its readers still needed is lost.
+    fn lose_extent(&mut self, idx: usize, extent: &Extent, events: u64, bytes: u64) {
+        let Some(consumer) = self.catalog.consumer(idx) else { return };
+        let first = extent.first.max(consumer.acked.next());
+        let last = extent.last;
+        tracing::error!(stream = extent.stream.0, %first, %last, events, "spilled events are damaged, counted as lost");
+        let loss = LossEntry {
+            stream: consumer.stream_no,
+            uplink: consumer.uplink,
+            reason: LossReason::Damaged,
+            events,
+            bytes,
+            first,
+            last,
+        };
+        self.commit_internal(Internal { losses: vec![loss], ..Internal::default() });
+    }
+
+    /// A generation cannot be read at all: what its readers still needed is lost. That is what they wait for, less what
+    /// lies behind it.
     pub(crate) fn generation_lost(&mut self, number: u64) {
         let Some(at) = self.generations.iter().position(|g| g.number == number) else { return };
         let info = self.generations.remove(at);
         self.counters.quarantined += 1;
         for extent in &info.extents {
-            let stream = self.catalog.stream_by_no(extent.stream);
-            for idx in stream.map(|s| s.consumers.clone()).unwrap_or_default() {
-                self.count_extent(idx, extent);
+            for idx in self.waiting_for(extent) {
+                let Some(consumer) = self.catalog.consumer(idx) else { continue };
+                let (told_events, told_bytes) = (consumer.events, consumer.bytes);
+                let Ok((events, bytes, _)) = self.count_after(extent.stream, consumer.acked) else {
+                    continue;
+                };
+                if let Some(consumer) = self.catalog.consumer_mut(idx) {
+                    (consumer.events, consumer.bytes) = (events, bytes);
+                    consumer.forget_ahead();
+                }
+                self.lose_extent(
+                    idx,
+                    extent,
+                    told_events.saturating_sub(events),
+                    told_bytes.saturating_sub(bytes),
+                );
             }
         }
         self.forget_generation(number);
     }
 
+    /// The same at a start, where nobody counted it as waiting: by what the views say it held.
+    pub(super) fn generation_missing(&mut self, number: u64, extents: &[Extent]) {
+        for extent in extents {
+            for idx in self.waiting_for(extent) {
+                self.lose_extent(idx, extent, extent.events, extent.bytes);
+            }
+        }
+        self.counters.quarantined += 1;
+        self.forget_generation(number);
+    }
+
+    fn waiting_for(&self, extent: &Extent) -> Vec<usize> {
+        let stream = self.catalog.stream_by_no(extent.stream);
+        let consumers = stream.map(|s| s.consumers.as_slice()).unwrap_or_default().iter().copied();
+        consumers.filter(|idx| self.catalog.consumer(*idx).is_some_and(|c| c.acked < extent.last)).collect()
+    }
+
     /// Removes the note about what a generation should hold.
     pub(super) fn forget_generation(&mut self, number: u64) {
         let views: Vec<(Bytes, Option<Bytes>)> = vec![(super::keys::generation(number), None)];
-        self.commit_internal(super::Internal { views, ..super::Internal::default() });
+        self.commit_internal(Internal { views, ..Internal::default() });
     }
 }

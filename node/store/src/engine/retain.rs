@@ -252,6 +252,7 @@ impl Engine {
     pub(crate) fn sealed(&mut self, seal: &Seal, number: u64, extents: Vec<Extent>) {
         for (segment, gap) in &seal.records.gaps {
             self.count_gap(*segment, gap);
+            self.recount(*segment);
         }
         for segment in self.segments.iter_mut().filter(|s| seal.numbers.contains(&s.number())) {
             segment.sealed = true;

@@ -170,6 +170,8 @@ pub(crate) struct Writer {
     active: Option<Active>,
     /// Segment and offset behind the last group that was synced.
     good_end: (u32, u32),
+    /// A group failed and nothing cuts it off yet.
+    failed: bool,
     syncs: u64,
     bytes_written: u64,
 }
@@ -177,11 +179,15 @@ pub(crate) struct Writer {
 impl Writer {
     /// Continues behind `good_end`, always in a new segment: what an earlier process left half-written is never appended to.
     pub(crate) fn new(pool: Arc<Pool>, identity: Identity, epoch: u32, good_end: (u32, u32)) -> Self {
-        Writer { pool, identity, epoch, active: None, good_end, syncs: 0, bytes_written: 0 }
+        Writer { pool, identity, epoch, active: None, good_end, failed: false, syncs: 0, bytes_written: 0 }
     }
 
     pub(crate) fn active(&self) -> Option<&Active> {
         self.active.as_ref()
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed
     }
 
     pub(crate) fn syncs(&self) -> u64 {
@@ -219,6 +225,7 @@ impl Writer {
         self.bytes_written += 2 * u64::from(HEADER_BYTES);
         self.syncs += 1;
         self.good_end = (header.number, HEADER_BYTES);
+        self.failed = false;
         Ok(self.active.insert(Active { header, file: prepared.file, offset: HEADER_BYTES }))
     }
 
@@ -240,6 +247,7 @@ impl Writer {
             }
             Err(error) => {
                 self.active = None;
+                self.failed = true;
                 Err(error)
             }
         }
