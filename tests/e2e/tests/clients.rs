@@ -88,7 +88,7 @@ async fn a_command_comes_down_and_waits_for_a_device_that_is_away() -> Result {
     let hub = Hub::start().await?;
     let config = format!(
         r#"{}
-        subscribe = [{{ filter = "cmd/#", qos = 1 }}]
+        subscribe = ["cmd/#"]
         "#,
         uplink(hub.addr())
     );

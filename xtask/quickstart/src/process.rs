@@ -169,7 +169,7 @@ auth = "anonymous"
 name = "hub"
 kind = "mqtt"
 addresses = ["127.0.0.1:{hub}"]
-subscribe = [{{ filter = "cmd/#", qos = 1 }}]
+subscribe = ["cmd/#"]
 "#,
         data.display()
     )
