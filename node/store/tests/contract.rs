@@ -1,4 +1,9 @@
 //! The contract of the Store port, on the real disk and on the simulated one.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "helpers of tests are not in `#[test]` functions"
+)]
 
 use eventmesh_edge_contract::Factory;
 use eventmesh_edge_core::event::Timestamp;

@@ -1,4 +1,9 @@
 //! The store over a simulated disk: power cuts, failed syncs, full disks, damage. Everything is decided by seeds.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "helpers of tests are not in `#[test]` functions"
+)]
 
 use bytes::Bytes;
 use eventmesh_edge_core::event::{Event, Position, Qos, StoredEvent, Timestamp, Via};
@@ -449,7 +454,7 @@ fn an_uplink_that_is_away_fills_generations_and_gets_everything_in_order_later()
     assert_eq!(positions(&waiting(&store, B)), all, "exact after a cut");
     for (n, position) in all.iter().enumerate().filter(|(n, _)| n % 50 == 49) {
         ack(&store, B, *position).unwrap();
-        assert_eq!(store.backlog(B).events as usize, all.len() - n - 1);
+        assert_eq!(store.backlog(B).events, (all.len() - n - 1) as u64);
     }
     store.step();
     let stats = store.stats();
@@ -600,7 +605,9 @@ fn drop_oldest_is_exact_from_memory_segments_and_generations() {
     let mut store = reopen();
     let mut all = Vec::new();
     for n in 0..6000u64 {
-        all.extend(commit(&store, to_stream(1, [event("d", n, 60 + (n % 50) as usize)])).unwrap());
+        all.extend(
+            commit(&store, to_stream(1, [event("d", n, 60 + usize::try_from(n % 50).unwrap())])).unwrap(),
+        );
         if n % 1500 == 1499 {
             site.power_cut(n);
             store = reopen();

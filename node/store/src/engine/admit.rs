@@ -206,7 +206,7 @@ impl Engine {
             });
         }
         for need in needs {
-            self.check_budget(need, &marks[first_mark.min(marks.len())..])?;
+            self.check_budget(need, marks.get(first_mark..).unwrap_or_default())?;
         }
         let mut drops = Vec::new();
         for need in needs {
