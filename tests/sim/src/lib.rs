@@ -34,9 +34,11 @@ pub mod runner;
 pub mod upstream;
 pub mod world;
 
-pub use backend::{Backend, MemoryBackend};
+pub use backend::{Backend, JournalBackend, MemoryBackend};
 pub use checks::Violation;
 pub use delivery::{Delivery, MakeDelivery, real_forwarder};
 pub use plan::Plan;
-pub use runner::{Campaign, Failure, run_seed, run_seeds, trace_seed};
+pub use runner::{
+    Campaign, Failure, run_seed, run_seed_on_journal, run_seeds, trace_seed, trace_seed_on_journal,
+};
 pub use world::{Summary, World};

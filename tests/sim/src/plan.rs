@@ -194,11 +194,12 @@ fn spec(rng: &mut Rng, streams: usize, uplinks: u16) -> StoreSpec {
             .filter(|u| n == 0 || (n + usize::from(*u)).is_multiple_of(2))
             .map(UplinkId)
             .collect();
+        // Never smaller than what all devices together have under way, so that nothing is given up unseen.
         let small = rng.chance(400);
         StreamSpec {
             name: Text::from(format!("stream-{n}")),
             uplinks: if readers.is_empty() { vec![UplinkId(0)] } else { readers },
-            max_bytes: if small { rng.between(8, 24) * 1024 } else { 8 << 20 },
+            max_bytes: if small { rng.between(20, 40) * 1024 } else { 8 << 20 },
             max_age: rng.chance(200).then(|| Duration::from_millis(rng.between(2_000, 20_000))),
             when_full: if rng.chance(500) { WhenFull::DropOldest } else { WhenFull::Refuse },
         }

@@ -1,6 +1,6 @@
 //! Many seeds, on as many threads as there are; the first failing ones, each in one line.
 
-use crate::backend::MemoryBackend;
+use crate::backend::{JournalBackend, MemoryBackend};
 use crate::delivery::real_forwarder;
 use crate::plan::Plan;
 use crate::world::{Summary, World};
@@ -52,7 +52,15 @@ pub fn run_seed(seed: u64) -> Result<Summary, Failure> {
     guarded(seed, || world(seed).run())
 }
 
-/// The same, telling on standard error what happens.
+/// One seed on the real store over a simulated disk, and the real forwarder.
+///
+/// # Errors
+/// What it broke.
+pub fn run_seed_on_journal(seed: u64) -> Result<Summary, Failure> {
+    guarded(seed, || world_on_journal(seed).run())
+}
+
+/// [`run_seed`], telling on standard error what happens.
 ///
 /// # Errors
 /// What it broke.
@@ -61,8 +69,23 @@ pub fn trace_seed(seed: u64) -> Result<Summary, Failure> {
     guarded(seed, || world(seed).traced().run())
 }
 
+/// [`run_seed_on_journal`], telling on standard error what happens.
+///
+/// # Errors
+/// What it broke.
+pub fn trace_seed_on_journal(seed: u64) -> Result<Summary, Failure> {
+    eprintln!("{:#?}", Plan::new(seed));
+    guarded(seed, || world_on_journal(seed).traced().run())
+}
+
 fn world(seed: u64) -> World<'static> {
     World::new(Plan::new(seed), MemoryBackend::new(seed), &real_forwarder)
+}
+
+fn world_on_journal(seed: u64) -> World<'static> {
+    let plan = Plan::new(seed);
+    let backend = JournalBackend::new(seed, plan.store_faults);
+    World::new(plan, backend, &real_forwarder)
 }
 
 /// Runs one world; a panic in it is a failure of its seed.

@@ -297,6 +297,7 @@ impl<'a> World<'a> {
             Item::Quiet => {
                 self.quiet = true;
                 self.store.set_script(Script::none());
+                self.backend.heal();
             }
             Item::Deliver(..) | Item::Timer(..) | Item::StopsNow(_) => {}
         }
@@ -607,7 +608,8 @@ impl<'a> World<'a> {
         if !self.running {
             return Ok(());
         }
-        let done = self.backend.complete(1).min(self.submitted.len());
+        let group = if self.rng.chance(700) { 1 } else { self.rng.index(3) + 2 };
+        let done = self.backend.complete(group).min(self.submitted.len());
         let finished: Vec<Submitted> = self.submitted.drain(..done).collect();
         self.learn()?;
         self.observe(&finished, false)?;
