@@ -6,7 +6,7 @@ use super::attribute::{
 use super::json::{Structured, is_json};
 use super::native::{self, Native};
 use super::source::device_of;
-use super::time::format_rfc3339;
+use super::time::{format_rfc3339, put_digits};
 use crate::event::{Event, Properties, StoredEvent, Timestamp, Via};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -179,9 +179,20 @@ fn node_attributes(stored: &StoredEvent) -> [(&'static str, Option<String>); 3] 
     [
         ("recordedtime", received.and_then(format_rfc3339)),
         // Compared as text within one source, so the width is fixed (extension `sequence`).
-        ("sequence", Some(format!("{:020}", stored.sequence.source))),
-        ("edgeseq", Some(stored.sequence.stream.to_string())),
+        ("sequence", Some(decimal(stored.sequence.source, 20))),
+        ("edgeseq", Some(decimal(stored.sequence.stream, digits(stored.sequence.stream)))),
     ]
+}
+
+fn digits(value: u64) -> usize {
+    value.checked_ilog10().map_or(1, |log| log as usize + 1)
+}
+
+/// Formatting machinery costs ten times as much, and this runs for every event.
+fn decimal(value: u64, width: usize) -> String {
+    let mut text = Vec::with_capacity(width);
+    put_digits(&mut text, value, width);
+    String::from_utf8(text).unwrap_or_default()
 }
 
 fn plain_properties<'a>(out: &mut CloudEvent<'a>, properties: &'a Properties) {
@@ -253,7 +264,7 @@ fn native_binary<'a>(stored: &'a StoredEvent, properties: &'a Properties) -> Clo
             name => out.mqtt.user.push((name, value)),
         }
     }
-    add_absent(&mut out, stored);
+    add_absent(&mut out, stored, &[]);
     out
 }
 
@@ -267,7 +278,8 @@ fn native_structured<'a>(stored: &'a StoredEvent, mut event: Structured<'a>) -> 
     // Implied by the JSON format, explicit everywhere else (JSON format section 3.1).
     let implied = event.data.is_some().then_some(Cow::Borrowed("application/json"));
     let mut attributes = std::mem::take(&mut event.attributes);
-    attributes.retain(|(name, value)| *name != "datacontenttype" && is_attribute(name, value));
+    let nulls = std::mem::take(&mut event.nulls);
+    attributes.retain(|(name, _)| *name != "datacontenttype");
     let properties = stored.event.properties.as_deref();
     let mut out = CloudEvent {
         attributes,
@@ -283,14 +295,15 @@ fn native_structured<'a>(stored: &'a StoredEvent, mut event: Structured<'a>) -> 
         added: 0,
     };
     out.data = event.into_data(&stored.event.payload, out.content_type.as_deref());
-    add_absent(&mut out, stored);
+    add_absent(&mut out, stored, &nulls);
     out
 }
 
-fn add_absent(out: &mut CloudEvent<'_>, stored: &StoredEvent) {
+/// `taken`: names that already stand in the event's text, without a value.
+fn add_absent(out: &mut CloudEvent<'_>, stored: &StoredEvent, taken: &[&str]) {
     let before = out.attributes.len();
     for (name, value) in node_attributes(stored) {
-        let value = value.filter(|_| out.get(name).is_none());
+        let value = value.filter(|_| out.get(name).is_none() && !taken.contains(&name));
         out.attributes.extend(value.map(|v| (name, Cow::Owned(v))));
     }
     out.added = out.attributes.len() - before;

@@ -87,6 +87,8 @@ fn is_text_type(content_type: &str) -> bool {
 pub(super) struct Structured<'a> {
     /// Attributes in the order found, as canonical strings; without those that are `null` and those that are none.
     pub(super) attributes: Vec<(&'a str, Cow<'a, str>)>,
+    /// Names of the attributes that are `null`: as good as absent, but their member stands in the text.
+    pub(super) nulls: Vec<&'a str>,
     /// `data`, as text.
     pub(super) data: Option<&'a RawValue>,
     /// `data_base64`, decoded.
@@ -107,7 +109,9 @@ impl<'a> Structured<'a> {
     }
 
     fn is_valid(&self) -> bool {
-        is_valid_event(|name: &str| self.get(name).map(|v| &**v))
+        // Every attribute, or one that is left out for its value would be added again by the node beside the text it is in.
+        self.attributes.iter().all(|(_, value)| is_text(value))
+            && is_valid_event(|name: &str| self.get(name).map(|v| &**v))
             && !(self.data.is_some() && self.data_base64.is_some())
     }
 
@@ -156,7 +160,12 @@ impl<'de: 'a, 'a> Visitor<'de> for Members<'a> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Structured<'a>, A::Error> {
-        let mut event = Structured { attributes: Vec::with_capacity(12), data: None, data_base64: None };
+        let mut event = Structured {
+            attributes: Vec::with_capacity(12),
+            nulls: Vec::new(),
+            data: None,
+            data_base64: None,
+        };
         // A name with escapes does not borrow and is refused: no sender writes one, and it could hide a second `id`.
         while let Some(name) = map.next_key::<&'de str>()? {
             match name {
@@ -191,20 +200,21 @@ fn set_once<T>(slot: &mut Option<T>, value: Option<T>) -> Result<(), &'static st
 
 impl<'a> Structured<'a> {
     fn add(&mut self, name: &'a str, value: Option<Cow<'a, str>>) -> Result<(), &'static str> {
-        match value {
-            Some(value) if is_name(name) => {
-                if self.get(name).is_some() {
-                    return Err("an attribute appears twice");
-                }
-                if self.attributes.len() >= MAX_ATTRIBUTES {
-                    return Err("too many attributes");
-                }
-                self.attributes.push((name, value));
-                Ok(())
-            }
-            // `null` is as good as absent (JSON format section 2.2); a member that is no attribute stays in the text.
-            _ => Ok(()),
+        if !is_name(name) {
+            // No attribute; the member stays in the text.
+            return Ok(());
         }
+        if self.get(name).is_some() || self.nulls.contains(&name) {
+            return Err("an attribute appears twice");
+        }
+        if self.attributes.len() + self.nulls.len() >= MAX_ATTRIBUTES {
+            return Err("too many attributes");
+        }
+        match value {
+            Some(value) => self.attributes.push((name, value)),
+            None => self.nulls.push(name),
+        }
+        Ok(())
     }
 }
 

@@ -211,6 +211,18 @@ fn a_structured_event_passes_as_the_text_it_came_as() {
 }
 
 #[test]
+fn a_member_that_is_null_is_not_written_a_second_time() {
+    let text =
+        r#"{"specversion":"1.0","type":"t","id":"1","source":"/s","sequence":null,"datacontenttype":null}"#;
+    let stored = stored(admit_one(Via::Mqtt3, text.as_bytes(), None));
+    let event = out(&stored);
+    assert_eq!((event.get("sequence"), event.get("edgeseq")), (None, Some("7")));
+    let json = String::from_utf8(to_structured_json(&event)).unwrap();
+    assert_eq!(json.matches("\"sequence\"").count(), 1);
+    assert_valid(json.as_bytes());
+}
+
+#[test]
 fn what_only_resembles_a_cloudevent_is_plain() {
     let json = |t: &str| (Via::Mqtt3, t.as_bytes().to_vec(), None);
     let v5 = |content_type, user: &[(&str, &str)], payload: &str| {
@@ -231,6 +243,7 @@ fn what_only_resembles_a_cloudevent_is_plain() {
         json(&format!("{head},\"time\":\"now\"}}")),
         json(&format!("{head},\"dataschema\":\"/relative\"}}")),
         json(&format!("{head},\"ext\":{{}}}}")),
+        json(&format!("{head},\"sequence\":\"\\u0000\"}}")),
         json(&format!("{head},\"data\":1,\"data_base64\":\"AA==\"}}")),
         json(&format!("{head},\"data_base64\":\"*\"}}")),
         json(&format!("{head},\"data\":\"\\ud800\"}}")),
@@ -573,7 +586,11 @@ proptest! {
             prop_assert!(attribute::is_name(name) && attribute::is_text(attribute), "{} {}", name, attribute);
             prop_assert!(names.insert(*name), "{} twice", name);
         }
-        prop_assert!(serde_json::from_slice::<cloudevents::Event>(&json).is_ok() || event.content_type.as_deref().is_some_and(|t| t.contains(';')));
+        // Where the SDK is narrower than the specification: it reads `dataschema` as a WHATWG URL (`http::` is none), and
+        // takes `a/b+json;c` for no JSON type.
+        let narrower = event.get("dataschema").is_some()
+            || event.content_type.as_deref().is_some_and(|t| t.contains(';'));
+        prop_assert!(narrower || serde_json::from_slice::<cloudevents::Event>(&json).is_ok());
 
         // Binary mode says the same as the structured one, read back by the same rules.
         let message = to_mqtt5_binary(event.clone());

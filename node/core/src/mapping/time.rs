@@ -34,10 +34,13 @@ pub fn format_rfc3339(time: Timestamp) -> Option<String> {
     String::from_utf8(text).ok()
 }
 
-fn put_digits(text: &mut Vec<u8>, value: u64, width: u32) {
-    for power in (0..width).rev() {
-        let digit = value / 10_u64.pow(power) % 10;
-        text.push(b'0' + u8::try_from(digit).unwrap_or(0));
+/// `value` in decimal, with leading zeros up to `width`.
+pub(super) fn put_digits(text: &mut Vec<u8>, mut value: u64, width: usize) {
+    let at = text.len();
+    text.resize(at + width, b'0');
+    for digit in text.iter_mut().skip(at).rev() {
+        *digit += u8::try_from(value % 10).unwrap_or(0);
+        value /= 10;
     }
 }
 
