@@ -371,6 +371,36 @@ async fn a_command_is_answered_when_it_is_durable_and_comes_again_if_it_was_not(
 }
 
 #[tokio::test]
+async fn a_qos_2_command_taken_over_before_a_reset_is_not_delivered_again() {
+    let peer = Peer::bind().await;
+    let mut driver = Driver::new(commands(peer.port()));
+    let (_, mut conn) = tokio::join!(driver.up(), peer.welcome(false));
+    conn.write(&[Packet::Publish(command(6, QoS::ExactlyOnce))]).await;
+    let message = driver.downward().await;
+    driver.uplink.confirm(message.token);
+    let script = async {
+        assert!(matches!(conn.read().await, Some(Packet::Subscribe(_))));
+        assert!(matches!(conn.read().await, Some(Packet::PubRec(a)) if a.pkid == 6));
+        conn.reset();
+    };
+    tokio::join!(driver.down(), script);
+
+    // The server has not seen the PUBREC: it sends again [MQTT-4.4.0-1], with a new message behind it.
+    let (_, mut conn) = tokio::join!(driver.up(), peer.welcome(true));
+    let again = Publish { dup: true, ..command(6, QoS::ExactlyOnce) };
+    conn.write(&[Packet::Publish(again), Packet::Publish(command(7, QoS::ExactlyOnce))]).await;
+    let message = driver.downward().await;
+    assert_eq!(message.token & 0xffff, 7);
+    assert_eq!(driver.uplink.counters().read().duplicates_dropped, 1);
+    let script = async {
+        assert!(matches!(conn.read().await, Some(Packet::Subscribe(_))));
+        assert!(matches!(conn.read().await, Some(Packet::PubRec(a)) if a.pkid == 6));
+        conn.reset();
+    };
+    tokio::join!(driver.down(), script);
+}
+
+#[tokio::test]
 async fn a_refused_subscription_is_counted() {
     let peer = Peer::bind().await;
     let mut driver = Driver::new(commands(peer.port()));
