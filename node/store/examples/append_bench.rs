@@ -1,7 +1,12 @@
 //! Throughput and CPU of commits of 1, 16, 64 and 256 events of 200 bytes, beside a plain preallocated log that does the
 //! same writes and fdatasyncs and nothing else, in turns in one run; then a backlog of a million events, a restart on top of it and its
 //! drain. `cargo run --release -p eventmesh-edge-store --example append_bench [directory] [seconds per case]`
-#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::cast_precision_loss, reason = "a measuring tool: what fails ends it")]
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::cast_precision_loss,
+    reason = "a measuring tool: what fails ends it"
+)]
 
 use bytes::Bytes;
 use eventmesh_edge_core::event::{Event, Position, Qos, Timestamp, Via};

@@ -185,13 +185,13 @@ impl Drop for JournalStore {
 
 fn commit_loop(shared: &Shared, mut writer: Writer, mut gather: Gather) {
     loop {
-        let (mut requests, closing) = next_requests(shared, &gather);
+        let Taken { mut requests, prompt, silent, closing } = next_requests(shared, &gather);
         let now = shared.clock.monotonic();
         for request in &requests {
             gather.took(now, &request.commit);
         }
-        gather.took_all(now);
-        commit_all(shared, &mut writer, &mut requests);
+        gather.took_all(now, prompt, silent);
+        commit_all(shared, &mut writer, &mut gather, &mut requests);
         if closing {
             shared.core.end_cleanly(&mut writer);
             return;
@@ -200,10 +200,14 @@ fn commit_loop(shared: &Shared, mut writer: Writer, mut gather: Gather) {
 }
 
 /// Groups until nothing is left of what was taken, and of what the store itself has to commit.
-fn commit_all(shared: &Shared, writer: &mut Writer, requests: &mut VecDeque<Request>) {
+fn commit_all(shared: &Shared, writer: &mut Writer, gather: &mut Gather, requests: &mut VecDeque<Request>) {
     loop {
         let round = shared.core.commit_group(writer, requests);
         let failed = round.failed;
+        // Before anybody is answered: who sends now is somebody else.
+        if lock(&shared.queue).queued.prompt > 0 {
+            gather.overlapped(shared.clock.monotonic());
+        }
         deliver(shared, round.finished);
         if requests.is_empty() && (failed || !shared.core.engine().has_internal()) {
             return;
@@ -211,8 +215,18 @@ fn commit_all(shared: &Shared, writer: &mut Writer, requests: &mut VecDeque<Requ
     }
 }
 
-/// Sleeps until the gathering rule says that there is a group; true with the last one.
-fn next_requests(shared: &Shared, gather: &Gather) -> (VecDeque<Request>, bool) {
+/// What the committer takes from the queue.
+struct Taken {
+    requests: VecDeque<Request>,
+    prompt: usize,
+    /// It waited for more, and nothing came.
+    silent: bool,
+    /// There will be no other.
+    closing: bool,
+}
+
+/// Sleeps until the gathering rule says that there is a group.
+fn next_requests(shared: &Shared, gather: &Gather) -> Taken {
     let mut queue = lock(&shared.queue);
     let mut grew = true;
     loop {
@@ -232,9 +246,10 @@ fn next_requests(shared: &Shared, gather: &Gather) -> (VecDeque<Request>, bool) 
         queue.wake_at = None;
         grew = before == 0 || queue.queued.prompt > before;
     }
+    let prompt = queue.queued.prompt;
     queue.queued = Queued::default();
     queue.internal = false;
-    (std::mem::take(&mut queue.requests), queue.closing)
+    Taken { requests: std::mem::take(&mut queue.requests), prompt, silent: !grew, closing: queue.closing }
 }
 
 fn deliver(shared: &Shared, finished: Finished) {
