@@ -5,6 +5,7 @@ mod check;
 mod cli;
 mod exit;
 mod log;
+mod memory;
 mod panics;
 mod password;
 mod run;
@@ -16,6 +17,7 @@ use cli::{Cli, Command};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    memory::keep_little();
     let done = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::check(&args),
