@@ -31,7 +31,9 @@ pub enum TopicError {
     #[error("`+` must stand alone in its level")]
     MisplacedPlus,
     /// [MQTT-4.8.2-1], [MQTT-4.8.2-2]
-    #[error("a shared subscription is `$share/NAME/FILTER`, with a name that is not empty and has no wildcard")]
+    #[error(
+        "a shared subscription is `$share/NAME/FILTER`, with a name that is not empty and has no wildcard"
+    )]
     BadShare,
 }
 

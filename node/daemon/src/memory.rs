@@ -7,7 +7,10 @@
 
 /// Sets the thresholds; call it before the first thread starts.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-#[allow(unsafe_code, reason = "mallopt has no safe wrapper; it takes two integers and is called before any thread is there")]
+#[allow(
+    unsafe_code,
+    reason = "mallopt has no safe wrapper; it takes two integers and is called before any thread is there"
+)]
 pub(crate) fn keep_little() {
     const SEPARATE_FROM_BYTES: libc::c_int = 128 * 1024;
     for (option, value) in [
