@@ -198,6 +198,24 @@ async fn a_backlog_drains_from_the_connection_alone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nothing_waits_for_the_next_look_at_the_clock() {
+    let node = Node::new(MemoryStore::new(roomy()));
+    let upstream = Upstream::new(Mode::Refuses);
+    let running = node.start(&upstream, Node::options(0));
+    until("refused", || upstream.state().connects.len() == 1).await;
+    upstream.set(Mode::Works);
+    // The first delay is a quarter of a second at most, although nothing but the timer wakes the service.
+    tokio::time::sleep(Duration::from_millis(260)).await;
+    assert_eq!(running.handle.status().state, LinkState::Up);
+    for n in 1..=5 {
+        publish(&*node.store, 0, 1);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert_eq!(upstream.received(), n, "sent when it is durable, not at the next tick");
+    }
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_upstream_that_was_away_gets_everything_without_a_new_publish() {
     let node = Node::new(MemoryStore::new(roomy()));
     publish(&*node.store, 0, 500);

@@ -48,6 +48,8 @@ pub(super) struct State {
     pub(super) closed: bool,
     pub(super) close_hangs: bool,
     events: Vec<UplinkEvent>,
+    /// Handed over and not flushed: the upstream does not see it.
+    buffer: Vec<Outgoing>,
 }
 
 /// The test's end of it.
@@ -71,6 +73,7 @@ impl Upstream {
             closed: false,
             close_hangs: false,
             events: Vec::new(),
+            buffer: Vec::new(),
         };
         Self { state: Arc::new(Mutex::new(state)), notify: Arc::default() }
     }
@@ -129,7 +132,18 @@ impl State {
     fn end(&mut self, cause: &'static str) {
         self.up = false;
         self.unanswered.clear();
+        self.buffer.clear();
         self.events.push(UplinkEvent::Down { cause: Text::from_static(cause) });
+    }
+
+    fn receive(&mut self, outgoing: Outgoing) {
+        if !self.up {
+            return; // The news of the reset is under way.
+        }
+        let Outgoing { stream, event, kind, again } = outgoing;
+        let (position, id, topic) = (event.position, event.id(), event.event.topic.clone());
+        self.received.push(Receipt { stream, position, id, topic, kind, again });
+        self.take(stream, position);
     }
 
     fn take(&mut self, stream: StreamId, position: Position) {
@@ -154,7 +168,7 @@ impl Uplink for ScriptedUplink {
     fn connect(&mut self, index: usize, _timeout: Duration) {
         let mut state = self.0.state();
         state.connects.push(index);
-        (state.up, state.unanswered) = (false, Vec::new());
+        (state.up, state.unanswered, state.buffer) = (false, Vec::new(), Vec::new());
         match state.mode {
             Mode::Dead => {}
             Mode::Refuses => state.end("connection refused"),
@@ -168,25 +182,15 @@ impl Uplink for ScriptedUplink {
     }
 
     fn send(&mut self, outgoing: Outgoing) {
-        let mut state = self.0.state();
-        if !state.up {
-            return; // The news of the reset is under way.
-        }
-        let Outgoing { stream, event, kind, again } = outgoing;
-        let receipt = Receipt {
-            stream,
-            position: event.position,
-            id: event.id(),
-            topic: event.event.topic.clone(),
-            kind,
-            again,
-        };
-        state.received.push(receipt);
-        state.take(stream, event.position);
+        self.0.state().buffer.push(outgoing);
     }
 
     fn flush(&mut self) {
-        self.0.state().flushes += 1;
+        let mut state = self.0.state();
+        state.flushes += 1;
+        for outgoing in std::mem::take(&mut state.buffer) {
+            state.receive(outgoing);
+        }
         self.0.notify.notify_one();
     }
 
