@@ -29,8 +29,6 @@ pub enum Event {
     Mailbox {
         /// Which connection of the session asked.
         generation: u64,
-        /// How many entries it asked for.
-        asked: usize,
         /// After which position.
         after: Position,
         /// What was read.

@@ -65,6 +65,8 @@ struct Script {
     retained: BTreeMap<Text, Arc<Event>>,
     published: Vec<Event>,
     lost: usize,
+    /// Most entries that one read of a mailbox returns, whatever was asked for.
+    piece_max: Option<usize>,
 }
 
 struct Subscriber {
@@ -149,6 +151,11 @@ impl ScriptedHub {
     /// The mailbox's budget was used up.
     pub(crate) fn evict_mailboxes(&self) {
         self.lock().mailboxes.clear();
+    }
+
+    /// Entries are so large that a read of a mailbox returns no more than these.
+    pub(crate) fn limit_pieces(&self, max: usize) {
+        self.lock().piece_max = Some(max);
     }
 
     pub(crate) fn subscription_count(&self) -> usize {
@@ -353,6 +360,7 @@ impl Hub for ScriptedHub {
         let items = {
             let script = self.lock();
             let range = script.mailboxes.range((session.0, after.0 + 1)..=(session.0, u64::MAX));
+            let max_events = script.piece_max.map_or(max_events, |max| max.min(max_events));
             range.take(max_events).map(|(_, item)| item.clone()).collect()
         };
         done(Ok(items));

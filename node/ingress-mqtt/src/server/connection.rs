@@ -280,7 +280,7 @@ impl Connection {
                 Action::ReadMailbox { generation, session, after, max_events } => {
                     let link = self.machine.link().clone();
                     let done = move |result: Result<_, ReadError>| {
-                        link.push(Event::Mailbox { generation, asked: max_events, after, result });
+                        link.push(Event::Mailbox { generation, after, result });
                     };
                     let hub = self.entry.shared().sessions.shared_hub().clone();
                     hub.read_mailbox(session, after, max_events, Box::new(done));

@@ -500,9 +500,9 @@ impl Machine {
             Event::Claimed(session) if self.phase == Phase::Claiming => self.claimed(cx, session, out),
             Event::Claimed(session) => self.hand_back(cx, session),
             Event::Completed { token, result } => self.completed(cx, token, result, out),
-            Event::Mailbox { generation, asked, after, result } => {
+            Event::Mailbox { generation, after, result } => {
                 if generation == self.generation {
-                    self.mailbox(cx, asked, after, result, out);
+                    self.mailbox(cx, after, result, out);
                 }
             }
             Event::TakenOver { generation } => {

@@ -320,7 +320,6 @@ impl Machine {
     pub(super) fn mailbox(
         &mut self,
         cx: &Context<'_>,
-        asked: usize,
         after: Position,
         result: Result<Vec<MailboxItem>, ReadError>,
         out: &mut Output,
@@ -332,8 +331,11 @@ impl Machine {
                 return self.fail(cx, Reason::Unspecified, out);
             }
         };
-        let at_end = items.len() < asked;
         let last = items.last().map_or(after, |item| item.event.position);
+        // Only the hub knows the end: a piece of large messages is shorter than what was asked for.
+        let subscriber = self.session.as_ref().and_then(|session| session.subscriber);
+        let caught_up = subscriber.is_some_and(|subscriber| cx.hub().resume(subscriber, last));
+        let at_end = caught_up || items.is_empty();
         self.drop_missing(&items, after, if at_end { Position(u64::MAX) } else { last }, out);
         for item in items {
             let options = cx.hub().mailbox_options(&item);
@@ -346,8 +348,6 @@ impl Machine {
             };
             self.pending.push_back(Pending { delivery, mailbox: true });
         }
-        let subscriber = self.session.as_ref().and_then(|session| session.subscriber);
-        let caught_up = at_end && subscriber.is_some_and(|subscriber| cx.hub().resume(subscriber, last));
         self.feed = if caught_up { Feed::Live } else { Feed::Behind { after: last } };
         self.pump(cx, out);
     }

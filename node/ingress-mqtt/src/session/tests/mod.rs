@@ -181,8 +181,7 @@ impl Peer<'_> {
                 self.node.hub.submit(submission, Box::new(done));
             }
             Action::ReadMailbox { generation, session, after, max_events } => {
-                let done =
-                    move |result| link.push(Event::Mailbox { generation, asked: max_events, after, result });
+                let done = move |result| link.push(Event::Mailbox { generation, after, result });
                 self.node.hub.read_mailbox(session, after, max_events, Box::new(done));
             }
             Action::Probe => {}

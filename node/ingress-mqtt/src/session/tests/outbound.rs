@@ -270,6 +270,37 @@ fn an_evicted_message_frees_its_identifier() {
 }
 
 #[test]
+fn a_short_piece_of_large_messages_is_not_the_end_of_the_mailbox() {
+    let node = Node::new();
+    let mut peer = node.connect(&kept(V3, "c"));
+    peer.subscribe("t", 2);
+    for (qos, payload) in [(1, "a"), (2, "b"), (1, "c"), (2, "d"), (1, "e")] {
+        publish(&node, "t", qos, payload);
+    }
+    assert_eq!(peer.received().len(), 5);
+    peer.cut();
+    node.hub.limit_pieces(2);
+    publish(&node, "t", 1, "f");
+    let mut peer = node.accept();
+    peer.send(&kept(V3, "c").encode());
+    assert_eq!(
+        peer.received(),
+        [
+            Sent::ConnAck { present: true, code: 0 },
+            again("t", "a", 1, 1),
+            again("t", "b", 2, 2),
+            again("t", "c", 1, 3),
+            again("t", "d", 2, 4),
+            again("t", "e", 1, 5),
+            message("t", "f", 1, 6)
+        ],
+        "what lies behind a short piece is not given up"
+    );
+    publish(&node, "t", 1, "live");
+    assert_eq!(peer.received(), [message("t", "live", 1, 7)]);
+}
+
+#[test]
 fn a_slow_client_reads_on_from_its_mailbox() {
     let mut node = Node::new();
     node.limits.queue.max_events = 3;
