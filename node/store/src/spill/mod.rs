@@ -28,7 +28,7 @@ use self::manifest::{Manifest, Summary};
 use self::reader::Reader;
 use self::seal::EXTENTS_FILE;
 use self::sled_dir::SledDir;
-use crate::backing::{BackingError, Extent, Generations, Lsn, SpillRecord, StreamNo};
+use crate::backing::{BackingError, Extent, Generations, Lsn, SpillRecord, SpillSource, StreamNo};
 use bytes::Bytes;
 use eventmesh_edge_core::event::Position;
 use std::collections::BTreeMap;
@@ -136,7 +136,7 @@ impl SledGenerations {
         &self,
         number: u64,
         lsns: RangeInclusive<Lsn>,
-        records: &mut dyn Iterator<Item = SpillRecord<'_>>,
+        records: &mut dyn SpillSource,
     ) -> Result<(Manifest, u64), BackingError> {
         files::create_dir_durable(&self.dir)?;
         let sealed = self.path(number);
@@ -161,6 +161,15 @@ impl SledGenerations {
     }
 }
 
+/// Records that somebody else keeps.
+struct Listed<'i, 'r>(&'i mut dyn Iterator<Item = SpillRecord<'r>>);
+
+impl SpillSource for Listed<'_, '_> {
+    fn next(&mut self) -> Option<SpillRecord<'_>> {
+        self.0.next()
+    }
+}
+
 impl Generations for SledGenerations {
     fn sealed(&self) -> Vec<(u64, RangeInclusive<Lsn>, Vec<Extent>)> {
         let describe = |(number, sealed): (&u64, &Sealed)| {
@@ -173,6 +182,14 @@ impl Generations for SledGenerations {
         &mut self,
         lsns: RangeInclusive<Lsn>,
         records: &mut dyn Iterator<Item = SpillRecord<'_>>,
+    ) -> Result<(u64, Vec<Extent>), BackingError> {
+        self.seal_from(lsns, &mut Listed(records))
+    }
+
+    fn seal_from(
+        &mut self,
+        lsns: RangeInclusive<Lsn>,
+        records: &mut dyn SpillSource,
     ) -> Result<(u64, Vec<Extent>), BackingError> {
         let number = self.next_number(&lsns);
         let (manifest, written) = self.build(number, lsns, records)?;

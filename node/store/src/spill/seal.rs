@@ -9,7 +9,7 @@ use super::chunk::{self, Builder, Key, Packer, RAW_MAX};
 use super::files::{self, damaged};
 use super::manifest::{Collector, Manifest};
 use super::sled_dir::{self, SledDir};
-use crate::backing::{BackingError, Lsn, SpillRecord, StreamNo};
+use crate::backing::{BackingError, Lsn, SpillRecord, SpillSource, StreamNo};
 use eventmesh_edge_core::event::Position;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -31,10 +31,10 @@ const BODY_MAX: usize = RAW_MAX * (u16::MAX as usize - 1);
 pub(super) fn build(
     path: &Path,
     lsns: RangeInclusive<Lsn>,
-    records: &mut dyn Iterator<Item = SpillRecord<'_>>,
+    source: &mut dyn SpillSource,
 ) -> Result<(Manifest, u64), BackingError> {
     let mut writer = Writer::create(path)?;
-    for record in records {
+    while let Some(record) = source.next() {
         writer.add(&record)?;
     }
     let manifest = writer.finish(lsns)?;

@@ -28,13 +28,13 @@ mod side;
 mod tests;
 
 use self::memtable::Memtable;
-use self::side::{Found, Side};
-use crate::backing::{BackingError, Lsn, ViewOp, Views};
+use self::side::{Found, Side, StoredPart, Writing};
+use crate::backing::{BackingError, CheckpointDone, CheckpointWork, Lsn, ViewOp, Views};
 use crate::spill::sled_dir::SledDir;
 use bytes::Bytes;
-use std::cell::RefCell;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 const LABELS: [&str; 2] = ["views-a", "views-b"];
 
@@ -43,6 +43,9 @@ const QUARANTINE_KEPT: usize = 2;
 
 /// Entries fetched from a side at a time, at least, when a scan meets deletions.
 const SCAN_STEP: usize = 16;
+
+/// Stored bytes copied from one side to the other at a time.
+const PAGE_BYTES: usize = 64 * 1024;
 
 /// What a read costs of the cache window at least: a page comes in for it.
 const LEAST_READ: usize = 4096;
@@ -64,8 +67,100 @@ pub struct OpenReport {
 pub struct SledViews {
     memtable: Memtable,
     applied: Lsn,
-    // Reads close, reopen and replace databases; the store's thread is the only one here.
-    disk: RefCell<Disk>,
+    // Reads close, reopen and replace databases, and a checkpoint under way copies through the same handle as they.
+    disk: SharedDisk,
+}
+
+/// The two sides, shared with a checkpoint that is being written. Locked for one read, or one page of a copy.
+#[derive(Clone)]
+struct SharedDisk(Arc<Mutex<Disk>>);
+
+impl SharedDisk {
+    fn lock(&self) -> MutexGuard<'_, Disk> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A checkpoint being written into the older side, while the newer one is read and the memory takes more changes.
+struct Checkpoint {
+    disk: SharedDisk,
+    /// The older side: it counts for nothing in [`Disk`] until it comes back.
+    target: Side,
+    index: usize,
+    /// Changes that the target lacks.
+    changes: Vec<(Box<[u8]>, Option<Bytes>)>,
+    lsn: Lsn,
+}
+
+/// What comes back.
+struct Written {
+    target: Side,
+    index: usize,
+    lsn: Lsn,
+    /// Bytes written.
+    outcome: Result<u64, BackingError>,
+}
+
+impl Checkpoint {
+    /// Takes the older side out, and a copy of the changes that it lacks.
+    fn begin(disk: &mut Disk, shared: SharedDisk, memtable: &Memtable, lsn: Lsn) -> Checkpoint {
+        let index = disk.older_index();
+        let newest = disk.newest().map(Side::lsn).unwrap_or_default();
+        let blank = Side::new(&disk.data_dir, LABELS.get(index).copied().unwrap_or_default());
+        let target = match disk.sides.get_mut(index) {
+            Some(side) => std::mem::replace(side, blank),
+            None => blank,
+        };
+        let behind = if target.takes_changes() { target.lsn() } else { newest };
+        let changes = memtable.after(behind).map(|(key, value)| (key.into(), value.cloned())).collect();
+        Checkpoint { disk: shared, target, index, changes, lsn }
+    }
+
+    fn write(mut self) -> Written {
+        let in_place = self.target.takes_changes();
+        let mut outcome = if in_place { self.write_changes() } else { self.fill() };
+        if let Err(error @ BackingError::Damaged { .. }) = &outcome
+            && in_place
+        {
+            // Damage in that side showed itself only now. It counts for nothing any more, so this fills it anew; the
+            // changes that it lacked contain those that the other side lacks.
+            tracing::warn!(%error, "a checkpoint did not prove, it is written anew");
+            outcome = self.fill();
+        }
+        Written { target: self.target, index: self.index, lsn: self.lsn, outcome }
+    }
+
+    fn write_changes(&mut self) -> Result<u64, BackingError> {
+        let writing = self.target.begin_changes()?;
+        self.conclude(writing)
+    }
+
+    /// Copies the other side, page by page, so that its readers wait for a page at most.
+    fn fill(&mut self) -> Result<u64, BackingError> {
+        let mut writing = self.target.begin_filling()?;
+        let mut from = side::first_key();
+        loop {
+            let page = self.disk.lock().copy_page(&from)?;
+            let Some((last, _)) = page.last() else { break };
+            from.clear();
+            from.extend_from_slice(last);
+            from.push(0);
+            for (key, stored) in &page {
+                writing.copy(key, stored)?;
+            }
+        }
+        self.conclude(writing)
+    }
+
+    fn conclude(&mut self, mut writing: Writing) -> Result<u64, BackingError> {
+        for (key, value) in &self.changes {
+            match value {
+                Some(value) => writing.put(key, value)?,
+                None => writing.delete(key)?,
+            }
+        }
+        self.target.conclude(writing, self.lsn)
+    }
 }
 
 /// The two sides.
@@ -110,29 +205,14 @@ impl SledViews {
             side.caught_up = side.proof.is_some() && side.lsn() == applied;
         }
         disk.measure();
-        Ok((SledViews { memtable: Memtable::new(applied), applied, disk: RefCell::new(disk) }, report))
-    }
-
-    fn write_checkpoint(&mut self) -> Result<(), BackingError> {
-        let disk = self.disk.get_mut();
-        if let Some(damage) = &disk.damage {
-            return Err(damage.clone());
-        }
-        let in_place = disk.sides.get(disk.older_index()).is_some_and(Side::takes_changes);
-        let mut outcome = disk.write_older(&self.memtable, self.applied);
-        if let Err(error @ BackingError::Damaged { .. }) = &outcome
-            && in_place
-        {
-            // Damage in that side showed itself only now. It counts for nothing any more, so this fills it anew.
-            tracing::warn!(%error, "a checkpoint did not prove, it is written anew");
-            outcome = disk.write_older(&self.memtable, self.applied);
-        }
-        outcome?;
-        // What the other side lacks stays in memory, unless it is to be filled anew anyway.
-        let other = disk.sides.get(disk.older_index()).filter(|side| side.caught_up);
-        self.memtable.settle(self.applied, other.map_or(self.applied, Side::lsn));
-        disk.measure();
-        Ok(())
+        Ok((
+            SledViews {
+                memtable: Memtable::new(applied),
+                applied,
+                disk: SharedDisk(Arc::new(Mutex::new(disk))),
+            },
+            report,
+        ))
     }
 }
 
@@ -152,7 +232,7 @@ impl Views for SledViews {
     }
 
     fn durable(&self) -> Lsn {
-        let disk = self.disk.borrow();
+        let disk = self.disk.lock();
         disk.sides.iter().map(Side::lsn).min().unwrap_or_default()
     }
 
@@ -161,17 +241,45 @@ impl Views for SledViews {
     }
 
     fn checkpoint(&mut self) -> Result<(), BackingError> {
+        let work = self.checkpoint_begin();
+        work.map_or(Ok(()), |work| self.checkpoint_end(work()))
+    }
+
+    fn checkpoint_begin(&mut self) -> Option<CheckpointWork> {
+        let nothing: CheckpointWork = Box::new(|| CheckpointDone(Ok(Box::new(()))));
         if self.durable() == self.applied {
-            return Ok(());
+            return Some(nothing);
         }
-        self.write_checkpoint()
+        let mut disk = self.disk.lock();
+        if let Some(damage) = disk.damage.clone() {
+            return Some(Box::new(move || CheckpointDone(Err(damage))));
+        }
+        let checkpoint = Checkpoint::begin(&mut disk, self.disk.clone(), &self.memtable, self.applied);
+        Some(Box::new(move || CheckpointDone(Ok(Box::new(checkpoint.write())))))
+    }
+
+    fn checkpoint_end(&mut self, done: CheckpointDone) -> Result<(), BackingError> {
+        let Ok(written) = done.0?.downcast::<Written>() else { return Ok(()) };
+        let Written { target, index, lsn, outcome } = *written;
+        let mut disk = self.disk.lock();
+        if let Some(side) = disk.sides.get_mut(index) {
+            *side = target;
+        }
+        disk.bytes_written += outcome?;
+        // Whatever is open for reading is the older side now.
+        disk.reader = None;
+        // What the other side lacks stays in memory, unless it is to be filled anew anyway.
+        let other = disk.sides.get(disk.older_index()).filter(|side| side.caught_up);
+        self.memtable.settle(lsn, other.map_or(lsn, Side::lsn));
+        disk.measure();
+        Ok(())
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, BackingError> {
         if let Some(change) = self.memtable.get(key) {
             return Ok(change.cloned());
         }
-        let found = self.disk.borrow_mut().read(|sled| {
+        let found = self.disk.lock().read(|sled| {
             let value = side::get(sled, key)?;
             let bytes = value.as_ref().map_or(0, Bytes::len);
             Ok((value, bytes))
@@ -204,11 +312,11 @@ impl Views for SledViews {
     }
 
     fn disk_bytes(&self) -> u64 {
-        self.disk.borrow().disk_bytes
+        self.disk.lock().disk_bytes
     }
 
     fn bytes_written(&self) -> u64 {
-        self.disk.borrow().bytes_written
+        self.disk.lock().bytes_written
     }
 }
 
@@ -219,7 +327,7 @@ impl SledViews {
         after: Option<&[u8]>,
         max: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, BackingError> {
-        let found = self.disk.borrow_mut().read(|sled| {
+        let found = self.disk.lock().read(|sled| {
             let found = side::scan(sled, prefix, after, max)?;
             let bytes = found.iter().map(|(key, value)| key.len() + value.len()).sum();
             Ok((found, bytes))
@@ -317,38 +425,10 @@ impl Disk {
         self.disk_bytes = self.sides.iter().map(Side::disk_bytes).sum();
     }
 
-    /// Writes a checkpoint into the older side.
-    fn write_older(&mut self, memtable: &Memtable, lsn: Lsn) -> Result<(), BackingError> {
-        let older = self.older_index();
-        let [a, b] = &mut self.sides;
-        let (target, source) = if older == 0 { (a, b) } else { (b, a) };
-        let (mut writing, behind) = if target.takes_changes() {
-            let behind = target.lsn();
-            (target.begin_changes()?, behind)
-        } else {
-            let mut writing = target.begin_filling()?;
-            if source.holds_entries() {
-                // One handle at a time: the lock is exclusive.
-                self.reader = None;
-                let copied = source.open().and_then(|mut sled| writing.copy_from(&mut sled));
-                if let Err(error @ BackingError::Damaged { .. }) = copied {
-                    drop(writing);
-                    self.note_damage(&error);
-                    return Err(error);
-                }
-                copied?;
-            }
-            (writing, source.lsn())
-        };
-        for (key, value) in memtable.after(behind) {
-            match value {
-                Some(value) => writing.put(key, value)?,
-                None => writing.delete(key)?,
-            }
-        }
-        self.bytes_written += target.conclude(writing, lsn)?;
-        self.reader = None;
-        Ok(())
+    /// Entries of the current side from a key on, as they are stored: one page of a copy.
+    fn copy_page(&mut self, from: &[u8]) -> Result<Vec<StoredPart>, BackingError> {
+        let found = self.read(|sled| side::page(sled, from, PAGE_BYTES))?;
+        Ok(found.unwrap_or_default())
     }
 
     /// Runs a read on the current side; `None` if there is nothing on disk. Damage switches to the other side where that,

@@ -223,13 +223,11 @@ impl Writing {
         self.keep_window()
     }
 
-    /// Copies all of another side, entry by entry, into this empty one.
-    pub(super) fn copy_from(&mut self, source: &mut SledDir) -> Result<(), BackingError> {
-        for_each_part(source, |key, _, stored| {
-            self.in_window += stored.len();
-            insert(&self.sled, &mut self.tally, key, stored)?;
-            self.keep_window()
-        })
+    /// Takes one part of another side over into this one, which began empty.
+    pub(super) fn copy(&mut self, key: &[u8], stored: &[u8]) -> Result<(), BackingError> {
+        self.in_window += stored.len();
+        insert(&self.sled, &mut self.tally, key, stored)?;
+        self.keep_window()
     }
 
     fn remove_parts(&mut self, place: &Place, parts: std::ops::Range<u16>) -> Result<(), BackingError> {
@@ -283,13 +281,41 @@ fn part_number(path: &Path, key: &[u8]) -> Result<u16, BackingError> {
     Ok(key.part)
 }
 
+/// A part as it is stored.
+pub(super) type StoredPart = (IVec, IVec);
+
+/// Where the parts begin: behind the marker.
+pub(super) fn first_key() -> Vec<u8> {
+    vec![0x01]
+}
+
+/// Parts from a key on, each checked, until they come to `max_bytes`; and how many bytes were read.
+pub(super) fn page(
+    sled: &SledDir,
+    from: &[u8],
+    max_bytes: usize,
+) -> Result<(Vec<StoredPart>, usize), BackingError> {
+    let mut entries = sled.range_from(from)?;
+    let (mut parts, mut bytes) = (Vec::new(), 0);
+    while bytes < max_bytes
+        && let Some((key, stored)) = entries.next_entry()?
+    {
+        let number = part_number(sled.path(), &key)?;
+        if entry::read_part(&key, number, &stored).is_none() {
+            return Err(damaged(sled.path(), "an entry has a wrong checksum"));
+        }
+        bytes += key.len() + stored.len();
+        parts.push((key, stored));
+    }
+    Ok((parts, bytes))
+}
+
 /// Every part but the marker, checked, in key order and bounded memory.
 fn for_each_part(
     sled: &mut SledDir,
     mut work: impl FnMut(&[u8], entry::Part<'_>, &[u8]) -> Result<(), BackingError>,
 ) -> Result<(), BackingError> {
-    // Behind the marker.
-    let mut from = vec![0x01];
+    let mut from = first_key();
     loop {
         let mut in_window = 0;
         let mut entries = sled.range_from(&from)?;

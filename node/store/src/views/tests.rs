@@ -17,6 +17,11 @@ struct Bench {
 }
 
 impl Bench {
+    fn older(&self) -> &'static str {
+        let disk = self.views.disk.lock();
+        disk.sides[disk.older_index()].label
+    }
+
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (views, report) = SledViews::open(dir.path()).unwrap();
@@ -183,6 +188,35 @@ fn fill(bench: &mut Bench, round: u8) {
     bench.commit(vec![ViewOp::Delete(format!("session/{:05}/{}", round, u32::from(round) * 7 % 13).into())]);
 }
 
+/// While a checkpoint is written nobody waits: the map is read and changed, and what came after its beginning is in the
+/// next one.
+#[test]
+fn the_map_goes_on_while_a_checkpoint_is_written() {
+    for rounds in 1..6 {
+        let mut bench = Bench::new();
+        for round in 0..rounds {
+            fill(&mut bench, round);
+            let work = bench.views.checkpoint_begin().unwrap();
+            let frozen = bench.views.applied();
+            fill(&mut bench, 50 + round);
+            bench.assert_equals_model();
+            let done = std::thread::scope(|scope| scope.spawn(work).join().unwrap());
+            bench.assert_equals_model();
+            assert!(bench.views.durable() < frozen, "nothing counts before it is taken over");
+            fill(&mut bench, 90 + round);
+            bench.views.checkpoint_end(done).unwrap();
+            assert_eq!(bench.views.disk.lock().newest().unwrap().lsn(), frozen);
+            assert!(bench.views.pending_bytes() > 0, "what came later is pending");
+            bench.assert_equals_model();
+        }
+        // Cut short: begun, written, and never taken over.
+        let work = bench.views.checkpoint_begin().unwrap();
+        drop(work());
+        assert!(bench.reopen().quarantined.is_empty());
+        bench.assert_equals_model();
+    }
+}
+
 /// Side b has the newest checkpoint, side a the one before; the last changes are in the journal alone.
 fn two_checkpoints() -> Bench {
     let mut bench = Bench::new();
@@ -191,8 +225,8 @@ fn two_checkpoints() -> Bench {
         bench.views.checkpoint().unwrap();
     }
     fill(&mut bench, 4);
-    let [a, b] = &bench.views.disk.get_mut().sides;
-    assert!(a.lsn() > Lsn(0) && a.lsn() < b.lsn());
+    let [a, b] = [0, 1].map(|side: usize| bench.views.disk.lock().sides[side].lsn());
+    assert!(a > Lsn(0) && a < b);
     bench
 }
 
@@ -229,7 +263,7 @@ fn a_map_that_holds_nothing_opens_no_database() {
     bench.commit(vec![ViewOp::Delete(Bytes::from_static(b"key"))]);
     bench.views.checkpoint().unwrap();
     assert_eq!(bench.views.get(b"key").unwrap(), None);
-    assert!(bench.views.disk.get_mut().reader.is_none());
+    assert!(bench.views.disk.lock().reader.is_none());
 }
 
 /// Everything that can be done to one file.
@@ -287,7 +321,7 @@ fn a_damaged_side_is_never_believed_and_the_other_with_the_journal_replaces_it()
     let mut bench = two_checkpoints();
     let image = tempfile::tempdir().unwrap();
     copy_dir(bench.dir.path(), image.path());
-    let newest = bench.views.disk.get_mut().newest().unwrap().label;
+    let newest = bench.views.disk.lock().newest().unwrap().label;
     let (mut set_aside, mut harmless) = (0, 0);
     for file in files_of(image.path(), newest) {
         for kind in harms(&file) {
@@ -313,7 +347,7 @@ fn a_damaged_side_is_never_believed_and_the_other_with_the_journal_replaces_it()
 #[test]
 fn an_entry_that_went_missing_without_a_trace_is_noticed() {
     let mut bench = two_checkpoints();
-    let newest = bench.views.disk.get_mut().newest().unwrap().label;
+    let newest = bench.views.disk.lock().newest().unwrap().label;
     let sled = SledDir::open(&bench.dir.path().join(newest)).unwrap();
     let key = entry::Place::of(b"session/00007/10").part(0);
     assert!(sled.remove(&key).unwrap().is_some());
@@ -326,8 +360,7 @@ fn an_entry_that_went_missing_without_a_trace_is_noticed() {
 #[test]
 fn damage_of_the_older_side_costs_nothing() {
     let mut bench = two_checkpoints();
-    let older = bench.views.disk.get_mut();
-    let older = older.sides[older.older_index()].label;
+    let older = bench.older();
     harm(&bench.dir.path().join(older).join("db"), Harm::Garble);
     assert_eq!(bench.reopen(), OpenReport::default());
     bench.views.checkpoint().unwrap();
@@ -355,7 +388,7 @@ fn damage_of_both_sides_starts_empty_and_says_so() {
 fn quarantine_is_bounded_however_often_a_side_is_damaged() {
     let mut bench = two_checkpoints();
     for _ in 0..5 {
-        let newest = bench.views.disk.get_mut().newest().unwrap().label;
+        let newest = bench.views.disk.lock().newest().unwrap().label;
         harm(&bench.dir.path().join(newest).join("db"), Harm::Garble);
         assert_eq!(bench.reopen().quarantined.len(), 1);
         bench.views.checkpoint().unwrap();
@@ -369,7 +402,7 @@ fn quarantine_is_bounded_however_often_a_side_is_damaged() {
 
 /// Damages the newest side while nobody has it open.
 fn damage_newest_at_run_time(bench: &mut Bench) {
-    let disk = bench.views.disk.get_mut();
+    let mut disk = bench.views.disk.lock();
     disk.reader = None;
     let newest = disk.newest().unwrap().label;
     harm(&bench.dir.path().join(newest).join("db"), Harm::Garble);
@@ -407,7 +440,7 @@ fn soon_after_a_start_damage_is_an_error_until_the_views_are_opened_again() {
 fn leftovers_of_a_kill_are_cleared_away() {
     let mut bench = two_checkpoints();
     let dir = bench.dir.path().to_owned();
-    let newest = bench.views.disk.get_mut().newest().unwrap().label;
+    let newest = bench.views.disk.lock().newest().unwrap().label;
     let older = if newest == LABELS[0] { LABELS[1] } else { LABELS[0] };
     // Killed while the older side was being written, while sled wrote a snapshot, and before `conf` was synced.
     fs::remove_file(dir.join(format!("{older}.proof"))).unwrap();
@@ -426,22 +459,23 @@ fn leftovers_of_a_kill_are_cleared_away() {
 fn a_checkpoint_cut_short_counts_for_nothing() {
     let mut bench = two_checkpoints();
     let image = tempfile::tempdir().unwrap();
-    let disk = bench.views.disk.get_mut();
-    let older = disk.older_index();
-    let mut writing = disk.sides[older].begin_changes().unwrap();
-    writing.put(b"session/00007/10", b"half").unwrap();
-    writing.delete(b"retained/large").unwrap();
-    drop(writing);
+    {
+        let mut disk = bench.views.disk.lock();
+        let older = disk.older_index();
+        let mut writing = disk.sides[older].begin_changes().unwrap();
+        writing.put(b"session/00007/10", b"half").unwrap();
+        writing.delete(b"retained/large").unwrap();
+    }
     copy_dir(bench.dir.path(), image.path());
     bench.dir = image;
     assert_eq!(bench.reopen(), OpenReport { unfinished: 1, ..OpenReport::default() });
     bench.assert_equals_model();
     // The same while a side is filled anew, when what it was before still counts.
-    let disk = bench.views.disk.get_mut();
-    let older = disk.older_index();
-    let mut writing = disk.sides[older].begin_filling().unwrap();
-    writing.put(b"session/00007/10", b"half").unwrap();
-    drop(writing);
+    {
+        let disk = bench.views.disk.lock();
+        let mut writing = disk.sides[disk.older_index()].begin_filling().unwrap();
+        writing.put(b"session/00007/10", b"half").unwrap();
+    }
     assert_eq!(bench.reopen(), OpenReport::default());
     bench.assert_equals_model();
 }
