@@ -1,6 +1,6 @@
 //! One uplink as a task: [`core::forward`](eventmesh_edge_core::forward) decides, this carries out.
 //!
-//! [`Forward`] owns one [`Uplink`] and the [`Forwarder`](eventmesh_edge_core::forward::Forwarder) that drives it. Each
+//! [`Forward`] owns one [`Uplink`] and the [`Forwarder`] that drives it. Each
 //! wake-up takes everything that has happened (store completions, uplink events, time), steps the state machine through
 //! all of it, carries the actions out and flushes the uplink once; no event has a task or a timer of its own. A dead
 //! uplink is a task that sleeps until its next attempt, so it cannot slow a healthy one down (P2).
