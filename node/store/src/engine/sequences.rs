@@ -59,7 +59,7 @@ impl Counters {
 /// What to restore if the group that took a number does not become durable.
 #[derive(Debug)]
 struct Undo {
-    source: Text,
+    slot: usize,
     stream: StreamNo,
     before: Sequence,
 }
@@ -67,7 +67,8 @@ struct Undo {
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Sequences {
-    cache: HashMap<Text, Counters>,
+    slots: HashMap<Text, usize>,
+    counters: Vec<Counters>,
     undo: Vec<Undo>,
 }
 
@@ -79,21 +80,27 @@ impl Sequences {
         source: &Text,
         stream: StreamNo,
     ) -> Result<Sequence, BackingError> {
-        if !self.cache.contains_key(source) {
-            let counters = load(views, source)?;
-            self.cache.insert(source.clone(), counters);
-        }
-        let counters = self.cache.get_mut(source).expect("inserted above");
+        let slot = match self.slots.get(source) {
+            Some(slot) => *slot,
+            // A key of its own: the event's may be a slice of a whole read buffer.
+            None => self.load(views, Text::from(String::from(&**source)))?,
+        };
+        let Some(counters) = self.counters.get_mut(slot) else { return Ok(Sequence::default()) };
         let of_stream = *counters.stream(stream);
-        self.undo.push(Undo {
-            source: source.clone(),
-            stream,
-            before: Sequence { source: counters.source, stream: of_stream },
-        });
+        let before = Sequence { source: counters.source, stream: of_stream };
+        self.undo.push(Undo { slot, stream, before });
         counters.source += 1;
         *counters.stream(stream) = of_stream + 1;
         counters.dirty = true;
         Ok(Sequence { source: counters.source, stream: of_stream + 1 })
+    }
+
+    fn load(&mut self, views: &dyn Views, source: Text) -> Result<usize, BackingError> {
+        let entry = views.get(&keys::sequence(&source))?;
+        let slot = self.counters.len();
+        self.counters.push(entry.and_then(|bytes| Counters::decode(&bytes)).unwrap_or_default());
+        self.slots.insert(source, slot);
+        Ok(slot)
     }
 
     /// How many numbers were taken since the last [`Sequences::keep`].
@@ -105,7 +112,7 @@ impl Sequences {
     pub(crate) fn undo_to(&mut self, taken: usize) {
         while self.undo.len() > taken {
             let Some(undo) = self.undo.pop() else { return };
-            if let Some(counters) = self.cache.get_mut(&undo.source) {
+            if let Some(counters) = self.counters.get_mut(undo.slot) {
                 counters.source = undo.before.source;
                 *counters.stream(undo.stream) = undo.before.stream;
             }
@@ -125,13 +132,11 @@ impl Sequences {
         stream: StreamNo,
         sequence: Sequence,
     ) -> Result<(), BackingError> {
-        if !self.cache.contains_key(source) {
-            // The key must not share the bytes of a whole chunk of the journal.
-            let source = Text::from(source.to_owned());
-            let counters = load(views, &source)?;
-            self.cache.insert(source, counters);
-        }
-        let counters = self.cache.get_mut(source).expect("inserted above");
+        let slot = match self.slots.get(source) {
+            Some(slot) => *slot,
+            None => self.load(views, Text::from(source.to_owned()))?,
+        };
+        let Some(counters) = self.counters.get_mut(slot) else { return Ok(()) };
         counters.source = counters.source.max(sequence.source);
         let of_stream = counters.stream(stream);
         *of_stream = (*of_stream).max(sequence.stream);
@@ -140,22 +145,64 @@ impl Sequences {
     }
 
     pub(crate) fn is_over_full(&self) -> bool {
-        self.cache.len() > CACHE_MAX
+        self.slots.len() > CACHE_MAX
     }
 
-    /// Writes every dirty counter into `ops`; empties the cache if it is over its bound.
+    /// Writes every dirty counter into `ops`; empties the cache if it is over its bound. Not while numbers are taken that
+    /// may have to be given back.
     pub(crate) fn flush(&mut self, ops: &mut Vec<ViewOp>) {
-        for (source, counters) in self.cache.iter_mut().filter(|(_, c)| c.dirty) {
-            ops.push(ViewOp::Put(keys::sequence(source), counters.encode()));
-            counters.dirty = false;
+        for (source, slot) in &self.slots {
+            if let Some(counters) = self.counters.get_mut(*slot).filter(|c| c.dirty) {
+                ops.push(ViewOp::Put(keys::sequence(source), counters.encode()));
+                counters.dirty = false;
+            }
         }
         if self.is_over_full() {
-            self.cache = HashMap::new();
+            (self.slots, self.counters) = (HashMap::new(), Vec::new());
         }
     }
 }
 
-fn load(views: &dyn Views, source: &str) -> Result<Counters, BackingError> {
-    let entry = views.get(&keys::sequence(source))?;
-    Ok(entry.and_then(|bytes| Counters::decode(&bytes)).unwrap_or_default())
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backing::Lsn;
+    use crate::memory_backing::MemoryBacking;
+
+    #[test]
+    fn numbers_that_are_given_back_are_taken_again() {
+        let views = MemoryBacking::new().views();
+        let mut sequences = Sequences::default();
+        let source = Text::from_static("s");
+        let next = |sequences: &mut Sequences, stream| {
+            sequences.next(&views, &source, StreamNo(stream)).map(|s| (s.source, s.stream)).unwrap()
+        };
+        assert_eq!((next(&mut sequences, 1), next(&mut sequences, 2)), ((1, 1), (2, 1)));
+        sequences.keep();
+        assert_eq!((next(&mut sequences, 1), next(&mut sequences, 1)), ((3, 2), (4, 3)));
+        sequences.undo_to(1);
+        assert_eq!(next(&mut sequences, 2), (4, 2));
+        sequences.undo_to(0);
+        assert_eq!(next(&mut sequences, 1), (3, 2));
+    }
+
+    #[test]
+    fn more_sources_than_fit_go_through_the_views_and_count_on() {
+        let mut views = MemoryBacking::new().views();
+        let mut sequences = Sequences::default();
+        for round in 1..=3 {
+            for n in 0..=CACHE_MAX {
+                let source = Text::from(format!("source-{n}"));
+                let sequence = sequences.next(&views, &source, StreamNo(1)).unwrap();
+                assert_eq!((sequence.source, sequence.stream), (round, round));
+            }
+            sequences.keep();
+            assert!(sequences.is_over_full());
+            let mut ops = Vec::new();
+            sequences.flush(&mut ops);
+            assert_eq!(ops.len(), CACHE_MAX + 1);
+            views.apply(Lsn(round), ops);
+            assert!(!sequences.is_over_full());
+        }
+    }
 }
