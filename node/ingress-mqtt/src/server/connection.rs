@@ -322,8 +322,13 @@ impl Connection {
         let (link, logins) = (self.machine.link().clone(), shared.logins.clone());
         let check = async move {
             let permit = logins.acquire_owned().await;
-            let checked = tokio::task::spawn_blocking(move || auth.authenticate(&credentials(&login))).await;
-            drop(permit);
+            // A check that has begun cannot be stopped: it holds its permit to the end, also if the client is gone.
+            let check = move || {
+                let checked = auth.authenticate(&credentials(&login));
+                drop(permit);
+                checked
+            };
+            let checked = tokio::task::spawn_blocking(check).await;
             // A check that panicked has proven nothing.
             link.push(Event::Authenticated(checked.unwrap_or(Err(Denied::BadCredentials))));
         };

@@ -35,6 +35,7 @@ struct Server {
     address: SocketAddr,
     hub: Arc<ScriptedHub>,
     sessions: Arc<Sessions>,
+    shared: Arc<Shared>,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<std::io::Result<()>>,
 }
@@ -52,10 +53,10 @@ impl Server {
         options.limits.anonymous = auth.is_none();
         adjust(&mut options);
         let listener = bind(options, sessions.clone(), auth).unwrap();
-        let address = listener.local_addr();
+        let (address, shared) = (listener.local_addr(), listener.shared.clone());
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(listener.run(async move { stopped.await.unwrap_or(()) }));
-        Server { address, hub, sessions, stop: Some(stop), task }
+        Server { address, hub, sessions, shared, stop: Some(stop), task }
     }
 
     async fn open(&self) -> Client<TcpStream> {
@@ -286,6 +287,42 @@ async fn logins_are_checked() {
         client.expect_closed().await;
     }
     assert_eq!(server.sessions.stats().snapshot().logins_failed, 2);
+}
+
+/// Says that a check has begun, and ends it when it is told to.
+struct Laborious {
+    begun: Notify,
+    go_on: Mutex<std::sync::mpsc::Receiver<()>>,
+}
+
+impl Authenticator for Laborious {
+    fn authenticate(&self, _: &Credentials<'_>) -> Result<Principal, Denied> {
+        self.begun.notify_one();
+        self.go_on.lock().unwrap().recv().unwrap();
+        Err(Denied::BadCredentials)
+    }
+}
+
+/// Or whoever connects and hangs up again and again fills the blocking threads, which the uplinks need too.
+#[tokio::test(start_paused = true)]
+async fn a_check_whose_client_is_gone_still_counts_as_one_at_work() {
+    let (go_on, wait) = std::sync::mpsc::channel();
+    let auth = Arc::new(Laborious { begun: Notify::new(), go_on: Mutex::new(wait) });
+    let server = Server::with(Some(auth.clone()), |options| options.logins_at_once = 1);
+    let mut client = server.open().await;
+    client.send(&Connect { username: Some("u"), password: Some(b"p"), ..clean(V5, "c") }.encode()).await;
+    auth.begun.notified().await;
+    drop(client);
+    tokio::time::advance(Limits::default().connect_timeout).await;
+    while server.sessions.stats().snapshot().connections_open > 0 {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(server.shared.logins.available_permits(), 0);
+    go_on.send(()).unwrap();
+    drop(server.shared.logins.acquire().await.unwrap());
 }
 
 #[tokio::test]
