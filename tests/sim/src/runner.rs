@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// A seed that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
+    /// Which store: `memory` or `journal`.
+    pub store: &'static str,
     /// Replays it.
     pub seed: u64,
     /// Which promise and how, or the panic.
@@ -21,11 +23,11 @@ pub struct Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Failure { store, seed, what } = self;
+        write!(f, "{store} seed {seed}: {what}; ")?;
         write!(
             f,
-            "seed {seed}: {what}; replay: SIM_SEED={seed} cargo test -p eventmesh-edge-sim --test seeds (SIM_TRACE=1 tells what happens)",
-            seed = self.seed,
-            what = self.what
+            "replay: SIM_SEED={seed} cargo test -p eventmesh-edge-sim --test seeds {store} (SIM_TRACE=1 tells more)"
         )
     }
 }
@@ -49,7 +51,7 @@ const FAILURES_MAX: usize = 10;
 /// # Errors
 /// What it broke.
 pub fn run_seed(seed: u64) -> Result<Summary, Failure> {
-    guarded(seed, || world(seed).run())
+    guarded("memory", seed, || world(seed).run())
 }
 
 /// One seed on the real store over a simulated disk, and the real forwarder.
@@ -57,7 +59,7 @@ pub fn run_seed(seed: u64) -> Result<Summary, Failure> {
 /// # Errors
 /// What it broke.
 pub fn run_seed_on_journal(seed: u64) -> Result<Summary, Failure> {
-    guarded(seed, || world_on_journal(seed).run())
+    guarded("journal", seed, || world_on_journal(seed).run())
 }
 
 /// [`run_seed`], telling on standard error what happens.
@@ -66,7 +68,7 @@ pub fn run_seed_on_journal(seed: u64) -> Result<Summary, Failure> {
 /// What it broke.
 pub fn trace_seed(seed: u64) -> Result<Summary, Failure> {
     eprintln!("{:#?}", Plan::new(seed));
-    guarded(seed, || world(seed).traced().run())
+    guarded("memory", seed, || world(seed).traced().run())
 }
 
 /// [`run_seed_on_journal`], telling on standard error what happens.
@@ -75,7 +77,7 @@ pub fn trace_seed(seed: u64) -> Result<Summary, Failure> {
 /// What it broke.
 pub fn trace_seed_on_journal(seed: u64) -> Result<Summary, Failure> {
     eprintln!("{:#?}", Plan::new(seed));
-    guarded(seed, || world_on_journal(seed).traced().run())
+    guarded("journal", seed, || world_on_journal(seed).traced().run())
 }
 
 fn world(seed: u64) -> World<'static> {
@@ -93,16 +95,17 @@ fn world_on_journal(seed: u64) -> World<'static> {
 /// # Errors
 /// What it broke.
 pub fn guarded(
+    store: &'static str,
     seed: u64,
     run: impl FnOnce() -> Result<Summary, crate::checks::Violation>,
 ) -> Result<Summary, Failure> {
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(Ok(summary)) => Ok(summary),
-        Ok(Err(violation)) => Err(Failure { seed, what: violation.to_string() }),
+        Ok(Err(violation)) => Err(Failure { store, seed, what: violation.to_string() }),
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("panic");
-            Err(Failure { seed, what: format!("panic: {text}") })
+            Err(Failure { store, seed, what: format!("panic: {text}") })
         }
     }
 }

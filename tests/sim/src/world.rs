@@ -149,6 +149,8 @@ pub struct World<'a> {
     answers: mpsc::Sender<(u64, Outcome)>,
     answered: mpsc::Receiver<(u64, Outcome)>,
     submitted: VecDeque<Submitted>,
+    /// Events of commits that failed since the last one that did not.
+    failed: Vec<NewEvent>,
     disk_busy: bool,
     clients: Vec<Client>,
     sides: Vec<Side>,
@@ -188,6 +190,7 @@ impl<'a> World<'a> {
             answers,
             answered,
             submitted: VecDeque::new(),
+            failed: Vec::new(),
             disk_busy: false,
             summary: Summary::default(),
             traced: false,
@@ -464,12 +467,16 @@ impl<'a> World<'a> {
     /// What is there after a restart: everything durable, and perhaps some of what was under way.
     fn check_after_restart(&mut self) -> Check {
         let under_way: Vec<Submitted> = self.submitted.drain(..).collect();
+        let failed = std::mem::take(&mut self.failed);
         let pending: Vec<&NewEvent> = under_way
             .iter()
             .flat_map(|s| match s {
                 Submitted::Publish(events) => events.as_slice(),
                 Submitted::Cursors(..) => &[],
             })
+            // A failed write may be on the disk all the same. Once a later commit is durable it must not be believed; if
+            // the power goes before, nobody could prevent it, and its publisher sends it again anyway.
+            .chain(&failed)
             .collect();
         let mut new: Vec<(StreamId, StoredEvent)> = Vec::new();
         for consumer in self.consumers() {
@@ -525,6 +532,11 @@ impl<'a> World<'a> {
         self.clients[client].waits_for_answer = true;
         let events = self.clients[client].batch.clone();
         self.submitted.push_back(Submitted::Publish(events.clone()));
+        self.trace(|| {
+            let of =
+                |e: &NewEvent| String::from_utf8_lossy(&e.event.payload).trim_end_matches('.').to_owned();
+            format!("client {client} -> {}", events.iter().map(of).collect::<Vec<_>>().join(", "))
+        });
         let done = self.outcome(move |result| Outcome::Published(client, result));
         self.store.submit(Commit { events, ..Commit::default() }, done);
     }
@@ -560,10 +572,12 @@ impl<'a> World<'a> {
     }
 
     fn published(&mut self, client: usize, result: Result<Committed, CommitError>) -> Check {
+        self.trace(|| format!("client {client} <- {result:?}"));
         self.clients[client].waits_for_answer = false;
         let batch = std::mem::take(&mut self.clients[client].batch);
         let again = match result {
             Ok(committed) => {
+                self.failed.clear();
                 for (new, position) in batch.iter().zip(committed.positions) {
                     let stream = new.stream.unwrap_or(StreamId(0));
                     checks::p1_answered_is_stored(&self.history, stream, position, &new.event.payload)?;
@@ -575,6 +589,9 @@ impl<'a> World<'a> {
             }
             Err(error) => {
                 self.summary.refused += 1;
+                if matches!(error, CommitError::Io(_)) {
+                    self.failed.extend_from_slice(&batch);
+                }
                 debug_assert!(error.class() == Class::Retry, "{error}");
                 self.clients[client].batch = batch;
                 Duration::from_millis(300)
@@ -610,6 +627,7 @@ impl<'a> World<'a> {
         }
         let group = if self.rng.chance(700) { 1 } else { self.rng.index(3) + 2 };
         let done = self.backend.complete(group).min(self.submitted.len());
+        self.trace(|| format!("disk: {done} commits"));
         let finished: Vec<Submitted> = self.submitted.drain(..done).collect();
         self.learn()?;
         self.observe(&finished, false)?;
@@ -722,6 +740,7 @@ impl<'a> World<'a> {
             Outcome::Committed(idx, cursors, result) => {
                 let input = match result {
                     Ok(_) => {
+                        self.failed.clear();
                         for change in cursors {
                             let reader = self.history.reader(change.consumer);
                             reader.committed = reader.committed.max(change.acked);

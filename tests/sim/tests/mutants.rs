@@ -59,7 +59,7 @@ fn assert_caught(by: &str, twist: Twist) {
     let make: MakeDelivery<'_> = &make;
     let lines = caught(|seed| {
         let world = World::new(Plan::new(seed), MemoryBackend::new(seed), make);
-        guarded(seed, || world.run()).err().map(|failure| failure.what)
+        guarded("memory", seed, || world.run()).err().map(|failure| failure.what)
     });
     let right = lines.iter().filter(|line| line.starts_with(by)).count();
     assert!(right > 0, "no seed broke {by}; broken were: {lines:?}");
@@ -210,7 +210,7 @@ fn a_store_that_answers_before_it_is_durable_breaks_p1() {
         let (disk, synced) = (MemoryDisk::default(), MemoryDisk::default());
         let liar = Liar { disk, store: None, synced, unsynced: 0 };
         let world = World::new(Plan::new(seed), liar, &real_forwarder);
-        guarded(seed, || world.run()).err().map(|failure| failure.what)
+        guarded("memory", seed, || world.run()).err().map(|failure| failure.what)
     });
     assert!(lines.iter().any(|line| line.starts_with("P1")), "{lines:?}");
 }

@@ -1,9 +1,13 @@
-//! `sim --seeds N --from S`: as many seeds as there is time for; one line per failing seed.
+//! `sim --seeds N --from S`: as many seeds as there is time for, each on the memory store and on the real one over a
+//! simulated disk; one line per failing seed.
 
-use eventmesh_edge_sim::{run_seed, run_seeds};
+use eventmesh_edge_sim::{Failure, Summary, run_seed, run_seed_on_journal, run_seeds};
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: sim [--seeds N] [--from S]   (2,000 seeds from 0; SIM_SEED=n replays one)";
+
+type Run = fn(u64) -> Result<Summary, Failure>;
+const STORES: [(&str, Run); 2] = [("memory", run_seed), ("journal", run_seed_on_journal)];
 
 struct Args {
     seeds: u64,
@@ -38,10 +42,19 @@ fn main() -> ExitCode {
     };
     // A panic is reported as its seed; the thread's own words would only be in the way.
     std::panic::set_hook(Box::new(|_| {}));
-    let campaign = run_seeds(args.from..args.from.saturating_add(args.seeds), run_seed);
-    for failure in &campaign.failures {
-        println!("{failure}");
+    let mut failed = 0;
+    for (store, run) in STORES {
+        let campaign = run_seeds(args.from..args.from.saturating_add(args.seeds), run);
+        for failure in &campaign.failures {
+            println!("{failure}");
+        }
+        failed += campaign.failures.len();
+        println!(
+            "{store}: {} seeds, {} failed; {:?}",
+            campaign.seeds,
+            campaign.failures.len(),
+            campaign.total
+        );
     }
-    println!("{} seeds, {} failed; {:?}", campaign.seeds, campaign.failures.len(), campaign.total);
-    if campaign.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
