@@ -9,8 +9,8 @@ use std::sync::Arc;
 /// Who publishes to devices what came down. The hub implements it.
 pub trait DownwardSink: Send + Sync {
     /// Takes a message over. `done` is called exactly once, from any thread: with true when the message is durable (or
-    /// needs not be, or is a duplicate of one that is), with false if it could not be kept, so that the upstream must
-    /// deliver it again. Must not block.
+    /// needs not be, or is a duplicate of one that is), with false if it could not be kept and is to be handed over
+    /// again. Must not block.
     fn accept(&self, message: Downward, done: Completion<bool>);
 }
 
@@ -21,8 +21,10 @@ pub(super) struct Downwards {
     max: usize,
     /// Given to the sink and not answered.
     outstanding: usize,
-    /// Not given to the sink yet: at most `max`.
+    /// Not given to the sink yet.
     queue: VecDeque<Downward>,
+    /// Given to the sink, which could not keep it; with `queue` at most `max`.
+    failed: VecDeque<Downward>,
     /// Confirmations of an earlier connection mean nothing to a later one.
     connection: u64,
     received: u64,
@@ -37,6 +39,7 @@ impl Downwards {
             max: max.max(1),
             outstanding: 0,
             queue: VecDeque::new(),
+            failed: VecDeque::new(),
             connection: 0,
             received: 0,
             dropped: 0,
@@ -47,14 +50,25 @@ impl Downwards {
     pub(super) fn connected(&mut self) {
         self.connection += 1;
         self.queue.retain(|message| message.token == 0);
+        self.failed.clear();
     }
 
-    /// Takes a message from the uplink. False if there is no room: it is dropped and counted, and the upstream, which
-    /// gets no confirmation, has it still. Not to read the uplink instead would hold back acknowledgements too, and
+    /// Hands over again what could not be kept: while the connection lasts the upstream does not deliver it a second
+    /// time [MQTT-4.4.0-1], and it takes a place in its window.
+    pub(super) fn retry(&mut self) {
+        while let Some(message) = self.failed.pop_back() {
+            self.queue.push_front(message);
+        }
+        self.hand_over();
+    }
+
+    /// Takes a message from the uplink. False if there is no room: it is dropped and counted. One that wants no answer
+    /// makes room for one that does. Those cannot be too many if the upstream keeps to its window; if they are, the
+    /// upstream gets no confirmation and delivers again on the next connection. Not to read the uplink instead would hold back acknowledgements too, and
     /// with them the room that the sink may be waiting for.
     pub(super) fn take(&mut self, message: Downward) -> bool {
         self.received += 1;
-        let room = self.queue.len() < self.max;
+        let room = self.has_room() || (message.token != 0 && self.make_room());
         if room {
             self.queue.push_back(message);
             self.hand_over();
@@ -64,20 +78,44 @@ impl Downwards {
         room
     }
 
+    fn has_room(&self) -> bool {
+        self.queue.len() + self.failed.len() < self.max
+    }
+
+    fn make_room(&mut self) -> bool {
+        let Some(index) = self.queue.iter().position(|message| message.token == 0) else { return false };
+        self.dropped += 1;
+        self.queue.remove(index).is_some()
+    }
+
     /// The sink has answered. Returns the token to be confirmed, if there is one.
     pub(super) fn settled(&mut self, settled: Settled) -> Option<u64> {
         self.outstanding = self.outstanding.saturating_sub(1);
-        self.hand_over();
         let current = settled.connection == self.connection;
-        (settled.durable && current && settled.token != 0).then_some(settled.token)
+        let confirmed = match settled.outcome {
+            Ok(token) => Some(token).filter(|token| current && *token != 0),
+            Err(message) => {
+                if message.token == 0 {
+                    self.dropped += 1;
+                } else if current {
+                    self.failed.push_back(message);
+                }
+                None
+            }
+        };
+        self.hand_over();
+        confirmed
     }
 
     fn hand_over(&mut self) {
         while self.outstanding < self.max {
             let Some(message) = self.queue.pop_front() else { return };
             self.outstanding += 1;
-            let (inbox, connection, token) = (Arc::clone(&self.inbox), self.connection, message.token);
-            let done = move |durable| inbox.settled(Settled { connection, token, durable });
+            let (inbox, connection, again) = (Arc::clone(&self.inbox), self.connection, message.clone());
+            let done = move |durable: bool| {
+                let outcome = if durable { Ok(again.token) } else { Err(again) };
+                inbox.settled(Settled { connection, outcome });
+            };
             self.sink.accept(message, Box::new(done));
         }
     }

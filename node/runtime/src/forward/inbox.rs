@@ -2,18 +2,18 @@
 
 use eventmesh_edge_core::forward::Input;
 use eventmesh_edge_core::ports::store::Change;
+use eventmesh_edge_core::ports::uplink::Downward;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 /// Outcome of one message that was handed to the sink.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Settled {
     /// Of which connection.
     pub(super) connection: u64,
-    /// How the upstream knows it; 0 if it wants no answer.
-    pub(super) token: u64,
-    pub(super) durable: bool,
+    /// If it is durable, how the upstream knows it (0 if it wants no answer); if it could not be kept, the message.
+    pub(super) outcome: Result<u64, Downward>,
 }
 
 #[derive(Default)]

@@ -142,6 +142,9 @@ impl Service {
         if self.inbox.take_room() || woken.tick {
             self.look_at_store();
         }
+        if woken.tick {
+            self.downwards.retry();
+        }
         for _ in 0..ROUNDS_MAX {
             if !self.take_inbox() {
                 break;

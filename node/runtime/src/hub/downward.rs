@@ -12,6 +12,7 @@ use eventmesh_edge_core::event::{Event, Timestamp, Via};
 use eventmesh_edge_core::mapping::mqtt_source;
 use eventmesh_edge_core::ports::Completion;
 use eventmesh_edge_core::ports::hub::{Hub, Publication, Submission};
+use eventmesh_edge_core::ports::store::{Class, CommitError};
 use eventmesh_edge_core::ports::uplink::Downward;
 use eventmesh_edge_core::topic::TopicName;
 use std::collections::{HashSet, VecDeque};
@@ -81,11 +82,16 @@ impl DownwardSink for UplinkSink {
         let remembered = self.hub.remembered.clone();
         let publication = Publication { event: self.event(message), publisher: None };
         let submission = Submission { publications: vec![publication], ..Submission::default() };
-        let answer = move |result: Result<_, _>| {
+        let source = self.source.clone();
+        let answer = move |result: Result<_, CommitError>| {
             if let (Ok(_), Some(identity)) = (&result, identity) {
                 lock(&remembered).add(identity);
             }
-            done(result.is_ok());
+            let settled = is_settled(&result);
+            if let (Err(error), true) = (&result, settled) {
+                tracing::warn!(%source, %error, "message from above dropped");
+            }
+            done(settled);
         };
         self.hub.submit(submission, Box::new(answer));
     }
@@ -119,6 +125,11 @@ impl Remembered {
     }
 }
 
+/// True if it need not be tried again: what can never be kept would take its place in the upstream's window for ever.
+fn is_settled<T>(result: &Result<T, CommitError>) -> bool {
+    result.as_ref().err().is_none_or(|error| error.class() == Class::Reject)
+}
+
 /// Both in one string; U+0000 is in neither, MQTT strings cannot hold it [MQTT-1.5.4-2].
 fn key(source: &str, id: &str) -> Option<Arc<str>> {
     (source.len() + id.len() <= IDENTITY_MAX_BYTES).then(|| format!("{source}\0{id}").into())
@@ -138,6 +149,13 @@ mod tests {
             ["1", "2", "3"].iter().map(|id| remembered.recognises(&key("s", id).unwrap())).collect();
         assert_eq!(known, [false, true, true]);
         assert_eq!((remembered.known.len(), remembered.repeated()), (2, 2));
+    }
+
+    #[test]
+    fn what_is_too_large_for_ever_is_not_tried_again() {
+        assert!(is_settled(&Ok(())));
+        assert!(is_settled::<()>(&Err(CommitError::TooLarge { bytes: 2, max: 1 })));
+        assert!(!is_settled::<()>(&Err(CommitError::Closed)));
     }
 
     #[test]

@@ -432,6 +432,44 @@ async fn what_comes_down_is_confirmed_when_it_is_durable() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_could_not_be_kept_is_handed_over_again_on_the_same_connection() {
+    let node = Node::new(MemoryStore::new(roomy()));
+    let upstream = Upstream::new(Mode::Works);
+    let running = node.start(&upstream, Options { downward_max: 2, ..Node::options(0) });
+    until("up", || running.handle.status().state == LinkState::Up).await;
+    upstream.send_down(1);
+    upstream.send_down(2);
+    until("handed over", || running.sink.len() == 2).await;
+    running.sink.answer(0, false);
+    running.sink.answer(0, false);
+    until("handed over again", || running.sink.len() == 2).await;
+    running.sink.answer(0, true);
+    running.sink.answer(0, true);
+    until("confirmed", || upstream.state().confirmed == [1, 2]).await;
+    assert_eq!(upstream.state().connects.len(), 1);
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_that_wants_no_answer_leaves_room_for_what_does() {
+    let node = Node::new(MemoryStore::new(roomy()));
+    let upstream = Upstream::new(Mode::Works);
+    let running = node.start(&upstream, Options { downward_max: 2, ..Node::options(0) });
+    until("up", || running.handle.status().state == LinkState::Up).await;
+    for token in [0, 0, 0, 0, 0, 7, 0, 8] {
+        upstream.send_down(token);
+    }
+    until("received", || running.handle.status().downward_received == 8).await;
+    assert_eq!(running.handle.status().downward_dropped, 4);
+    for _ in 0..4 {
+        until("handed over", || running.sink.len() > 0).await;
+        running.sink.answer(0, true);
+    }
+    until("confirmed", || upstream.state().confirmed == [7, 8]).await;
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn messages_from_above_are_bounded() {
     let node = Node::new(MemoryStore::new(roomy()));
     let upstream = Upstream::new(Mode::Works);
