@@ -334,7 +334,7 @@ impl Engine {
         let Some(max_age) = spec.and_then(|s| s.max_age) else { return passed };
         let is_old = |received_ms: u64| {
             let received = Timestamp(received_ms);
-            received.is_plausible() && received.after(max_age) <= now
+            received.is_plausible() && received.after(max_age) < now
         };
         if consumer.ahead.len() == 0
             && !consumer.ahead.is_complete()
