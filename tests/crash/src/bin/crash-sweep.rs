@@ -1,0 +1,133 @@
+//! The long sweep, and the child process that workloads live in.
+
+use clap::{Parser, Subcommand};
+use eventmesh_edge_crash::model::Said;
+use eventmesh_edge_crash::record::{failures_dir, record};
+use eventmesh_edge_crash::strata::sync_kinds;
+use eventmesh_edge_crash::sweep::{Plan, Report, sweep};
+use eventmesh_edge_crash::workload::{WORKLOADS, Workload, live};
+use std::error::Error;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(about = "Power cuts at every file operation of the store")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Records every workload and judges images of it, evenly over the parts of the store.
+    Sweep {
+        /// How many images in all.
+        #[arg(long, default_value_t = 5000)]
+        images: u64,
+        /// What is recorded, and which images are chosen.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Only this workload.
+        #[arg(long)]
+        workload: Option<Workload>,
+        /// Syncs of this kind do nothing: must fail.
+        #[arg(long)]
+        without: Option<String>,
+    },
+    /// Lives one life of a workload; run under strace by `sweep`.
+    Life {
+        /// Which workload.
+        workload: Workload,
+        /// Its seed.
+        seed: u64,
+        /// From 0.
+        life: u32,
+        /// Data directory.
+        data: PathBuf,
+        /// Marker file.
+        marker: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Life { workload, seed, life, data, marker } => {
+            live(workload, seed, life, &data, &marker).map(|()| true).map_err(Into::into)
+        }
+        Command::Sweep { images, seed, workload, without } => sweep_all(images, seed, workload, without),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("crash-sweep: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn sweep_all(
+    images: u64,
+    seed: u64,
+    only: Option<Workload>,
+    without: Option<String>,
+) -> Result<bool, Box<dyn Error>> {
+    let program = std::env::current_exe()?;
+    let chosen: Vec<Workload> = WORKLOADS.into_iter().filter(|w| only.is_none_or(|only| only == *w)).collect();
+    let mut total = Report::default();
+    for workload in &chosen {
+        let trace = record(&program, *workload, seed)?;
+        let kinds = sync_kinds(&trace);
+        let ignored = match &without {
+            Some(name) => Some(
+                kinds.iter().flatten().find(|kind| **kind == name).copied().ok_or("no such kind of sync here")?,
+            ),
+            None => None,
+        };
+        eprintln!("{workload:?}: {} operations, {} moments", trace.steps.len(), trace.moments.len());
+        let plan = Plan {
+            images: images / chosen.len() as u64,
+            seed,
+            ignored,
+            damaged: workload.damages(),
+            stop: false,
+            before: Said::default(),
+        };
+        let report = sweep(&trace, &plan, &|done| {
+            if done.is_multiple_of(50) || done == plan.images {
+                eprint!("\r  {done} of {} images", plan.images);
+                std::io::stderr().flush().ok();
+            }
+        })?;
+        eprintln!(", {} failed, slowest {} ms", report.failed, report.slowest.as_millis());
+        tell(*workload, seed, &report, &program)?;
+        total.add(report);
+    }
+    println!("{:>8}  {}", "images", "cut during");
+    for (stratum, images) in &total.strata {
+        println!("{images:>8}  {stratum}");
+    }
+    println!("{:>8}  in all, {} failed", total.images(), total.failed);
+    Ok(total.failed == 0)
+}
+
+fn tell(workload: Workload, seed: u64, report: &Report, program: &std::path::Path) -> std::io::Result<()> {
+    for (index, failure) in report.failures.iter().enumerate() {
+        let dir = failures_dir(program).join(format!("{workload:?}-{seed}-{index}"));
+        if dir.exists() {
+            std::fs::remove_dir_all(&dir)?;
+        }
+        failure.image.write(&dir)?;
+        println!(
+            "{workload:?} seed {seed} cut {:?} during {}, {:?}: {}: {}\n  image: {}",
+            failure.cut,
+            failure.stratum,
+            failure.unkindness,
+            failure.broken.promise,
+            failure.broken.why,
+            dir.display()
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,25 @@
+//! Power cuts at every file operation of the real store.
+//!
+//! ```text
+//!  workload (a child process per life) ──strace──▶ trace ─▶ volume: what is durable at each moment
+//!        │ markers: submitted, answered                │              │ cut, seeded
+//!        └────────────▶ said ──────────────────────────┴──▶ image ─▶ real store ─▶ judge, promise by promise
+//! ```
+//! [`record`] runs [`workload`]s over the real disk and has every file operation of the process written down, sled's as
+//! well as ours, with the moments at which commits were handed over and answered. [`volume`] plays that back and makes, at
+//! any moment, the directory that a power cut may leave: what was not synced kept, dropped, torn or kept in part, names
+//! and sizes too. [`judge`] opens such an image with the real store and holds it to P1, P2, P3 and P6. [`sweep`] does
+//! that some thousand times, spread evenly over the parts of the store ([`strata`]).
+//!
+//! `cargo run -p eventmesh-edge-crash --bin crash-sweep -- sweep --images 100000` is the long form of the tests.
+
+pub mod judge;
+pub mod marks;
+pub mod model;
+pub mod parse;
+pub mod record;
+pub mod strata;
+pub mod sweep;
+pub mod trace;
+pub mod volume;
+pub mod workload;

@@ -1,0 +1,200 @@
+//! What a workload says about itself while it is recorded: one line of JSON per write to the marker file, so that the
+//! trace holds it in its place among the file operations.
+
+use bytes::Bytes;
+use eventmesh_edge_core::event::{Event, Position, Qos, Timestamp, Via};
+use eventmesh_edge_core::ports::store::{
+    Commit, Consumer, CursorChange, MailboxEntry, NewEvent, SessionNo, StateChange, StateValue, StreamId,
+    Table, UplinkId,
+};
+use serde::{Deserialize, Serialize};
+
+/// One marker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mark {
+    /// The store is open for the `life`-th time.
+    Opened {
+        /// From 0.
+        life: u32,
+        /// Its epoch.
+        epoch: u32,
+        /// Its log id.
+        log: u32,
+    },
+    /// A commit is about to be handed over.
+    Submit(Planned),
+    /// Its answer has come.
+    Answer {
+        /// Which commit.
+        number: u64,
+        /// Positions, or why not.
+        outcome: Result<Vec<u64>, Refusal>,
+    },
+    /// What the store said about its ledger: `(stream, uplink, reason, events)`; durable from then on.
+    Ledger(Vec<(u16, u16, u8, u64)>),
+    /// The store was closed in order.
+    Closed,
+}
+
+/// Why a commit was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    /// Budget or disk.
+    Full,
+    /// Anything else, in words.
+    Other(String),
+}
+
+/// A commit in words.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Planned {
+    /// From 1, over all lives.
+    pub number: u64,
+    /// Events.
+    pub events: Vec<PlannedEvent>,
+    /// State changes.
+    pub state: Vec<PlannedChange>,
+    /// Cursors: stream, uplink, position.
+    pub cursors: Vec<(u16, u16, u64)>,
+}
+
+/// An event in words; its bytes follow from them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedEvent {
+    /// Which stream, if any.
+    pub stream: Option<u16>,
+    /// Unique over the workload; in the payload.
+    pub tag: u64,
+    /// Which source.
+    pub source: u8,
+    /// Payload bytes.
+    pub bytes: u32,
+    /// Receipt, ms since 1970.
+    pub received: u64,
+    /// Sessions that wait for it, with options.
+    pub mailboxes: Vec<(u64, u8)>,
+}
+
+/// A state change in words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PlannedChange {
+    /// Table, key, value.
+    Put(u8, String, String),
+    /// Table, key, which event's position.
+    PutPosition(u8, String, usize),
+    /// Table, key, which event's record.
+    PutRecord(u8, String, usize),
+    /// Table, key.
+    Delete(u8, String),
+    /// Session, position.
+    MailboxRemove(u64, u64),
+    /// Session, position, options.
+    MailboxUpdate(u64, u64, u8),
+    /// Session.
+    MailboxClear(u64),
+}
+
+/// The table with this number; numbers of plans are ours, so an unknown one is [`Table::Node`].
+#[must_use]
+pub fn table(number: u8) -> Table {
+    TABLES.into_iter().find(|table| *table as u8 == number).unwrap_or(Table::Node)
+}
+
+/// All tables.
+pub const TABLES: [Table; 6] =
+    [Table::Session, Table::Subscription, Table::Inbound, Table::Outbound, Table::Retained, Table::Node];
+
+impl PlannedEvent {
+    /// The event itself.
+    #[must_use]
+    pub fn event(&self) -> Event {
+        Event {
+            via: Via::Mqtt5,
+            qos: Qos::AtLeastOnce,
+            retain: false,
+            source: format!("mqtt://crash/{}", self.source).into(),
+            id: None,
+            time: Some(Timestamp(self.received)),
+            received: Timestamp(self.received),
+            expires: None,
+            topic: format!("plant/{}/t", self.source).into(),
+            payload: payload(self.tag, self.bytes as usize),
+            properties: None,
+        }
+    }
+}
+
+/// The payload with this tag: the tag in words, then bytes that follow from it and do not compress.
+#[must_use]
+pub fn payload(tag: u64, bytes: usize) -> Bytes {
+    let mut out = format!("{tag} ").into_bytes();
+    let mut state = tag.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    while out.len() < bytes {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        out.extend_from_slice(&state.to_le_bytes());
+    }
+    Bytes::from(out)
+}
+
+/// The tag in a payload.
+#[must_use]
+pub fn tag_of(payload: &[u8]) -> Option<u64> {
+    let digits = payload.split(|byte| *byte == b' ').next()?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+impl Planned {
+    /// The commit itself.
+    #[must_use]
+    pub fn commit(&self) -> Commit {
+        Commit {
+            events: self.events.iter().map(new_event).collect(),
+            state: self.state.iter().map(change).collect(),
+            cursors: self.cursors.iter().map(cursor).collect(),
+            losses: Vec::new(),
+        }
+    }
+}
+
+fn new_event(planned: &PlannedEvent) -> NewEvent {
+    let claim = |(session, options): &(u64, u8)| MailboxEntry {
+        session: SessionNo(*session),
+        options: Bytes::from(vec![*options]),
+    };
+    NewEvent {
+        stream: planned.stream.map(StreamId),
+        event: planned.event(),
+        mailboxes: planned.mailboxes.iter().map(claim).collect(),
+    }
+}
+
+fn cursor((stream, uplink, acked): &(u16, u16, u64)) -> CursorChange {
+    let consumer = Consumer { stream: StreamId(*stream), uplink: UplinkId(*uplink) };
+    CursorChange { consumer, acked: Position(*acked) }
+}
+
+fn change(planned: &PlannedChange) -> StateChange {
+    let key = |key: &String| Bytes::from(key.clone());
+    let put = |t: &u8, k: &String, value| StateChange::Put { table: table(*t), key: key(k), value };
+    match planned {
+        PlannedChange::Put(t, k, value) => put(t, k, StateValue::Bytes(Bytes::from(value.clone()))),
+        PlannedChange::PutPosition(t, k, event) => {
+            put(t, k, StateValue::Position { event: *event, suffix: Bytes::from_static(b"!") })
+        }
+        PlannedChange::PutRecord(t, k, event) => put(t, k, StateValue::Record { event: *event }),
+        PlannedChange::Delete(t, k) => StateChange::Delete { table: table(*t), key: key(k) },
+        PlannedChange::MailboxRemove(session, position) => {
+            StateChange::MailboxRemove { session: SessionNo(*session), position: Position(*position) }
+        }
+        PlannedChange::MailboxUpdate(session, position, options) => StateChange::MailboxUpdate {
+            session: SessionNo(*session),
+            position: Position(*position),
+            options: Bytes::from(vec![*options]),
+        },
+        PlannedChange::MailboxClear(session) => {
+            StateChange::MailboxClear { session: SessionNo(*session) }
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! What must be in an image, from the markers before the cut.
+
+use crate::marks::{Mark, Planned, PlannedChange, PlannedEvent};
+use crate::trace::{Moment, Trace};
+use crate::workload::{MAILBOX_MAX, NUMBERS_PER_LIFE};
+use std::collections::{BTreeMap, HashMap};
+
+/// A commit that was handed over before the cut.
+#[derive(Clone, Debug)]
+pub struct Handed {
+    /// Its words.
+    pub planned: Planned,
+    /// Answered before the cut.
+    pub answered: bool,
+    /// Its positions, if it was ever answered in the recording.
+    pub positions: Option<Vec<u64>>,
+}
+
+impl Handed {
+    /// Whether it left its number in the store.
+    #[must_use]
+    pub fn is_counted(&self) -> bool {
+        self.planned.state.iter().any(|c| matches!(c, PlannedChange::Put(6, key, _) if key.starts_with("last-")))
+    }
+
+    /// Which life.
+    #[must_use]
+    pub fn life(&self) -> u64 {
+        self.planned.number / NUMBERS_PER_LIFE
+    }
+}
+
+/// The figures of a ledger: stream, uplink and reason to events.
+pub type Losses = BTreeMap<(u16, u16, u8), u64>;
+
+/// Everything said before the cut.
+#[derive(Clone, Debug, Default)]
+pub struct Said {
+    /// In order of submission.
+    pub commits: Vec<Handed>,
+    /// Highest epoch of a start that was told of.
+    pub epoch: u32,
+    /// The log, once it was told.
+    pub log: Option<u32>,
+    /// Losses that were told of.
+    pub ledger: Losses,
+    /// True if the last word was that of an orderly end, and nothing began after it.
+    pub closed: bool,
+    /// Bytes were changed behind the store's back at some time before.
+    pub lives: u32,
+}
+
+/// Positions of all commits that were answered at any time in the recording.
+#[must_use]
+pub fn all_positions(trace: &Trace) -> HashMap<u64, Vec<u64>> {
+    let mut found = HashMap::new();
+    for moment in &trace.moments {
+        if let Moment::Mark(Mark::Answer { number, outcome: Ok(positions) }) = moment {
+            found.insert(*number, positions.clone());
+        }
+    }
+    found
+}
+
+impl Said {
+    /// Takes one more moment in.
+    pub fn advance(&mut self, moment: &Moment, positions: &HashMap<u64, Vec<u64>>) {
+        match moment {
+            Moment::Mark(mark) => self.mark(mark, positions),
+            Moment::Begin(_) => self.closed = false,
+            Moment::Life => self.lives += 1,
+            Moment::End(_) => {}
+        }
+    }
+
+    fn mark(&mut self, mark: &Mark, positions: &HashMap<u64, Vec<u64>>) {
+        self.closed = *mark == Mark::Closed;
+        match mark {
+            Mark::Opened { epoch, log, .. } => {
+                self.epoch = self.epoch.max(*epoch);
+                self.log = Some(*log);
+            }
+            Mark::Submit(planned) => self.commits.push(Handed {
+                positions: positions.get(&planned.number).cloned(),
+                planned: planned.clone(),
+                answered: false,
+            }),
+            Mark::Answer { number, .. } => {
+                let found = self.commits.iter_mut().rev().find(|c| c.planned.number == *number);
+                if let Some(found) = found {
+                    found.answered = true;
+                }
+            }
+            Mark::Ledger(lines) => {
+                for (stream, uplink, reason, events) in lines {
+                    self.ledger.insert((*stream, *uplink, *reason), *events);
+                }
+            }
+            Mark::Closed => {}
+        }
+    }
+}
+
+/// An event that must be known.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// Its words.
+    pub planned: PlannedEvent,
+    /// Where it stands, if anybody was ever told.
+    pub position: Option<u64>,
+    /// Its number among those of its source.
+    pub of_source: u64,
+    /// Its number among those of its source in its stream.
+    pub of_stream: u64,
+}
+
+/// What a key must have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// These bytes.
+    Bytes(Vec<u8>),
+    /// The position of the event with this tag, and `!`.
+    Position(u64),
+    /// The record of the event with this tag.
+    Record(u64),
+}
+
+/// One entry of a mailbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Which event.
+    pub tag: u64,
+    /// Its position, if known.
+    pub position: Option<u64>,
+    /// Latest options.
+    pub options: u8,
+}
+
+/// The state after the commits that are in the image.
+#[derive(Clone, Debug, Default)]
+pub struct Expected {
+    /// Events by tag.
+    pub events: HashMap<u64, Known>,
+    /// Tags per stream, in order.
+    pub streams: BTreeMap<u16, Vec<u64>>,
+    /// Tables.
+    pub tables: BTreeMap<(u8, String), Value>,
+    /// Mailboxes.
+    pub mailboxes: BTreeMap<u64, Vec<Claim>>,
+    /// Given up by mailboxes.
+    pub mailbox_losses: u64,
+    /// Cursors that must have been reached.
+    pub cursors: BTreeMap<(u16, u16), u64>,
+    /// Cursors that may have been reached.
+    pub cursors_may: BTreeMap<(u16, u16), u64>,
+    sources: HashMap<u8, u64>,
+    sources_in_stream: HashMap<(u8, u16), u64>,
+}
+
+impl Expected {
+    /// After `durable`; the cursors of `maybe` may be in or not.
+    #[must_use]
+    pub fn after(durable: &[&Handed], maybe: &[&Handed]) -> Expected {
+        let mut this = Expected::default();
+        for commit in durable {
+            this.commit(commit);
+        }
+        this.cursors_may = this.cursors.clone();
+        for commit in maybe {
+            move_cursors(&mut this.cursors_may, &commit.planned);
+        }
+        this
+    }
+
+    fn commit(&mut self, commit: &Handed) {
+        for (index, planned) in commit.planned.events.iter().enumerate() {
+            let position = commit.positions.as_ref().and_then(|p| p.get(index)).copied();
+            self.event(planned, position);
+        }
+        for change in &commit.planned.state {
+            self.change(change, &commit.planned);
+        }
+        move_cursors(&mut self.cursors, &commit.planned);
+    }
+
+    fn event(&mut self, planned: &PlannedEvent, position: Option<u64>) {
+        let of_source = self.sources.entry(planned.source).or_default();
+        *of_source += 1;
+        let of_source = *of_source;
+        let mut of_stream = 0;
+        if let Some(stream) = planned.stream {
+            let count = self.sources_in_stream.entry((planned.source, stream)).or_default();
+            *count += 1;
+            of_stream = *count;
+            self.streams.entry(stream).or_default().push(planned.tag);
+        }
+        let known = Known { planned: planned.clone(), position, of_source, of_stream };
+        self.events.insert(planned.tag, known);
+        for (session, options) in &planned.mailboxes {
+            let mailbox = self.mailboxes.entry(*session).or_default();
+            mailbox.push(Claim { tag: planned.tag, position, options: *options });
+            while mailbox.len() as u64 > MAILBOX_MAX {
+                mailbox.remove(0);
+                self.mailbox_losses += 1;
+            }
+        }
+    }
+
+    fn change(&mut self, change: &PlannedChange, planned: &Planned) {
+        let tag = |event: &usize| planned.events.get(*event).map_or(0, |e| e.tag);
+        match change {
+            PlannedChange::Put(table, key, value) => {
+                self.tables.insert((*table, key.clone()), Value::Bytes(value.clone().into_bytes()));
+            }
+            PlannedChange::PutPosition(table, key, event) => {
+                self.tables.insert((*table, key.clone()), Value::Position(tag(event)));
+            }
+            PlannedChange::PutRecord(table, key, event) => {
+                self.tables.insert((*table, key.clone()), Value::Record(tag(event)));
+            }
+            PlannedChange::Delete(table, key) => {
+                self.tables.remove(&(*table, key.clone()));
+            }
+            PlannedChange::MailboxRemove(session, position) => {
+                let mailbox = self.mailboxes.entry(*session).or_default();
+                mailbox.retain(|claim| claim.position != Some(*position));
+            }
+            PlannedChange::MailboxUpdate(session, position, options) => {
+                let mailbox = self.mailboxes.entry(*session).or_default();
+                for claim in mailbox.iter_mut().filter(|c| c.position == Some(*position)) {
+                    claim.options = *options;
+                }
+            }
+            PlannedChange::MailboxClear(session) => {
+                self.mailboxes.remove(session);
+            }
+        }
+    }
+}
+
+fn move_cursors(cursors: &mut BTreeMap<(u16, u16), u64>, planned: &Planned) {
+    for (stream, uplink, acked) in &planned.cursors {
+        let cursor = cursors.entry((*stream, *uplink)).or_default();
+        *cursor = (*cursor).max(*acked);
+    }
+}

@@ -1,0 +1,206 @@
+//! Records a workload: each life under strace, its file operations and markers in one trace.
+
+use crate::parse::{CALLS, ParseError, Parser};
+use crate::trace::{Moment, Trace};
+use crate::volume::Volume;
+use crate::workload::Workload;
+use std::fs::File;
+use std::io::{self, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Why there is no recording.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// strace is missing or may not trace.
+    #[error("run strace (Debian: `apt-get install strace`; a container needs the SYS_PTRACE capability): {0}")]
+    Strace(io::Error),
+    /// A file of the recording.
+    #[error("recording: {0}")]
+    Io(#[from] io::Error),
+    /// The workload itself failed.
+    #[error("life {life} of {workload:?} failed: {why}")]
+    Life {
+        /// Which workload.
+        workload: Workload,
+        /// Which life.
+        life: u32,
+        /// What it said.
+        why: String,
+    },
+    /// A line is not understood.
+    #[error(transparent)]
+    Parse(#[from] ParseError),
+    /// What the operations make is not what is there: some were missed.
+    #[error("the recorded operations do not make the directory that is there: {0}")]
+    Incomplete(String),
+}
+
+/// Records a workload in a directory of its own. `program` takes `life`, see [`crate::workload::live`].
+///
+/// # Errors
+/// [`RecordError`].
+pub fn record(program: &Path, workload: Workload, seed: u64) -> Result<Trace, RecordError> {
+    let scratch = scratch()?;
+    let data = scratch.path().join("data");
+    std::fs::create_dir(&data)?;
+    let mut parser = Parser::new(&data, &scratch.path().join("marks"));
+    for life in 0..workload.lives() {
+        if life > 0 && workload.damages() {
+            damage(&mut parser, &data, seed + u64::from(life))?;
+        }
+        one_life(program, (workload, seed, life), scratch.path(), &mut parser)?;
+    }
+    let trace = parser.finish();
+    verify(&trace, &data)?;
+    Ok(trace)
+}
+
+/// Records the start of the store in a copy of `image`, and a few commits after it.
+///
+/// # Errors
+/// [`RecordError`].
+pub fn record_start(
+    program: &Path,
+    (workload, seed, life): (Workload, u64, u32),
+    image: &Path,
+) -> Result<Trace, RecordError> {
+    let scratch = scratch()?;
+    let data = scratch.path().join("data");
+    copy(image, &data)?;
+    let mut parser = Parser::new(&data, &scratch.path().join("marks"));
+    parser.adopt(&data)?;
+    one_life(program, (workload, seed, life), scratch.path(), &mut parser)?;
+    let trace = parser.finish();
+    verify(&trace, &data)?;
+    Ok(trace)
+}
+
+/// A directory in memory if there is one: the images are many.
+///
+/// # Errors
+/// From the file system.
+pub fn scratch() -> io::Result<tempfile::TempDir> {
+    let memory = Path::new("/dev/shm");
+    let builder = || {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("eventmesh-edge-crash-");
+        builder
+    };
+    if memory.is_dir() {
+        if let Ok(dir) = builder().tempdir_in(memory) {
+            return Ok(dir);
+        }
+    }
+    builder().tempdir()
+}
+
+fn one_life(
+    program: &Path,
+    (workload, seed, life): (Workload, u64, u32),
+    scratch: &Path,
+    parser: &mut Parser,
+) -> Result<(), RecordError> {
+    let log = scratch.join("strace");
+    let name = format!("{workload:?}").to_lowercase();
+    let output = Command::new("strace")
+        .args(["-f", "--seccomp-bpf", "-y", "-xx", "-s", "16777216", "-e", "signal=none", "-o"])
+        .arg(&log)
+        .args(["-e", &format!("trace={CALLS}")])
+        .arg(program)
+        .args(["life", &name, &seed.to_string(), &life.to_string()])
+        .arg(scratch.join("data"))
+        .arg(scratch.join("marks"))
+        .stdin(Stdio::null())
+        .output()
+        .map_err(RecordError::Strace)?;
+    if !output.status.success() {
+        let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(RecordError::Life { workload, life, why });
+    }
+    parser.life(BufReader::new(File::open(&log)?))?;
+    std::fs::remove_file(&log)?;
+    Ok(())
+}
+
+/// Changes a byte in the middle of the newer of the views.
+fn damage(parser: &mut Parser, data: &Path, seed: u64) -> Result<(), RecordError> {
+    let side = if seed.is_multiple_of(2) { "views-a/db" } else { "views-b/db" };
+    let path = data.join(side);
+    let Ok(mut bytes) = std::fs::read(&path) else { return Ok(()) };
+    let used = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0);
+    let offset = used / 2;
+    let Some(byte) = bytes.get_mut(offset) else { return Ok(()) };
+    *byte ^= 0x40;
+    let changed = vec![*byte];
+    std::fs::write(&path, &bytes)?;
+    parser.meddle(side, offset, changed);
+    Ok(())
+}
+
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &target)?;
+        } else {
+            std::fs::copy(entry.path(), &target)?;
+        }
+    }
+    Ok(())
+}
+
+/// The directory that all operations together make must be the one that is there.
+fn verify(trace: &Trace, data: &Path) -> Result<(), RecordError> {
+    let mut volume = Volume::new();
+    for moment in &trace.moments {
+        volume.advance(trace, moment);
+    }
+    let made = volume.current_files();
+    let mut there = std::collections::BTreeMap::new();
+    list(data, "", &mut there)?;
+    let names = |files: &std::collections::BTreeMap<String, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
+    if names(&made) != names(&there) {
+        return Err(RecordError::Incomplete(format!("{:?} is not {:?}", names(&made), names(&there))));
+    }
+    // What a killed process had begun may be there or not.
+    let ended: std::collections::BTreeSet<usize> =
+        trace.moments.iter().filter_map(|m| if let Moment::End(step) = m { Some(*step) } else { None }).collect();
+    let open: Vec<&str> = (0..trace.steps.len())
+        .filter(|step| !ended.contains(step))
+        .filter_map(|step| trace.steps.get(step).map(|s| s.path.as_str()))
+        .collect();
+    for (path, bytes) in &made {
+        if path != "lock" && !open.contains(&path.as_str()) && there.get(path) != Some(bytes) {
+            return Err(RecordError::Incomplete(format!("{path} has other bytes")));
+        }
+    }
+    Ok(())
+}
+
+fn list(
+    dir: &Path,
+    shown: &str,
+    out: &mut std::collections::BTreeMap<String, Vec<u8>>,
+) -> Result<(), RecordError> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let below = if shown.is_empty() { name } else { format!("{shown}/{name}") };
+        if entry.file_type()?.is_dir() {
+            list(&entry.path(), &below, out)?;
+        } else {
+            out.insert(below, std::fs::read(entry.path())?);
+        }
+    }
+    Ok(())
+}
+
+/// Where failing images are kept: below the target directory of the program.
+#[must_use]
+pub fn failures_dir(program: &Path) -> PathBuf {
+    let target = program.ancestors().find(|dir| dir.file_name().is_some_and(|name| name == "target"));
+    target.unwrap_or(Path::new("target")).join("crash")
+}

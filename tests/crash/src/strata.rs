@@ -1,0 +1,151 @@
+//! Which part of the store an operation belongs to: what the cuts are spread over, and what kind of sync a sync is.
+
+use crate::trace::{Node, Op, Trace};
+use std::collections::HashMap;
+
+/// A part of the store's work.
+pub type Stratum = &'static str;
+
+/// A kind of sync: where in the code it is called.
+pub type SyncKind = &'static str;
+
+/// The stratum of every step.
+#[must_use]
+pub fn strata(trace: &Trace) -> Vec<Stratum> {
+    let mut roles = HashMap::new();
+    trace.steps.iter().map(|step| stratum(&step.op, &step.path, &mut roles)).collect()
+}
+
+/// The kind of every step that is a sync; `None` for the others, and for those that sled calls.
+#[must_use]
+pub fn sync_kinds(trace: &Trace) -> Vec<Option<SyncKind>> {
+    let mut roles = HashMap::new();
+    let mut last_name: HashMap<Node, &'static str> = HashMap::new();
+    let mut kinds = Vec::new();
+    for step in &trace.steps {
+        let stratum = stratum(&step.op, &step.path, &mut roles);
+        match &step.op {
+            Op::Link { dir, .. } | Op::Unlink { dir, .. } => {
+                last_name.insert(*dir, name_kind(&step.op, &step.path));
+            }
+            Op::Rename { from, to, .. } => {
+                for dir in [from, to] {
+                    last_name.insert(*dir, name_kind(&step.op, &step.path));
+                }
+            }
+            _ => {}
+        }
+        kinds.push(match &step.op {
+            Op::Sync { node, data_only } => {
+                sync_kind(&step.path, *data_only, stratum, last_name.get(node).copied())
+            }
+            _ => None,
+        });
+    }
+    kinds
+}
+
+/// What the bytes of a journal segment are that were written last.
+type Roles = HashMap<Node, Stratum>;
+
+fn stratum(op: &Op, path: &str, roles: &mut Roles) -> Stratum {
+    let top = path.split('/').next().unwrap_or(path);
+    match top {
+        "journal" => journal(op, roles),
+        "meta-a" | "meta-b" => "epoch",
+        "format" | ".format.new" => "format",
+        "lock" => "lock",
+        "quarantine" => "quarantine",
+        "generations" => generation(op, path),
+        "" => "data directory",
+        _ if top.ends_with(".proof") || top.ends_with(".new") => "views: proof",
+        _ if top.ends_with(".filling") => "views: filling",
+        _ if top.starts_with("views-") => match op {
+            Op::Unlink { .. } => "views: removal",
+            _ => "views: in place",
+        },
+        _ => "other",
+    }
+}
+
+fn journal(op: &Op, roles: &mut Roles) -> Stratum {
+    match op {
+        Op::Link { .. } => "journal: prepare",
+        Op::Rename { .. } => "journal: recycle",
+        Op::Unlink { .. } => "journal: remove",
+        Op::Write { node, offset, data } => {
+            let role = match (offset, data.len()) {
+                _ if data.is_blank() => "journal: prepare",
+                (0, _) | (_, 64) => "journal: header",
+                _ => "journal: append",
+            };
+            roles.insert(*node, role);
+            role
+        }
+        Op::SetLen { .. } => "journal: prepare",
+        Op::Sync { node, .. } | Op::SyncRange { node } => {
+            roles.get(node).copied().unwrap_or("journal: names")
+        }
+    }
+}
+
+fn generation(op: &Op, path: &str) -> Stratum {
+    match op {
+        Op::Rename { .. } if path.ends_with(".building") => "generation: rename",
+        Op::Rename { .. } => "generation: removal",
+        _ if path.contains(".building") => "generation: building",
+        _ if path.contains(".removing") => "generation: removal",
+        _ if path == "generations" => "generation: names",
+        _ => "generation: sealed",
+    }
+}
+
+fn name_kind(op: &Op, path: &str) -> &'static str {
+    let top = path.split('/').next().unwrap_or(path);
+    match op {
+        Op::Link { .. } if top == "journal" => "prepared",
+        Op::Link { .. } => "created",
+        Op::Unlink { .. } if top == "journal" => "removed",
+        Op::Unlink { .. } if top.ends_with(".proof") => "proof removed",
+        Op::Unlink { .. } => "removed",
+        Op::Rename { .. } if top == "journal" => "recycled",
+        Op::Rename { .. } if path.ends_with(".building") => "sealed",
+        Op::Rename { .. } if top == "generations" => "consumed",
+        Op::Rename { .. } if top.ends_with(".format.new") => "format",
+        Op::Rename { .. } if top.ends_with(".new") => "proof",
+        Op::Rename { .. } => "renamed",
+        _ => "other",
+    }
+}
+
+fn sync_kind(path: &str, data_only: bool, stratum: Stratum, last: Option<&'static str>) -> Option<SyncKind> {
+    let file = path.rsplit('/').next().unwrap_or(path);
+    let is_dir = !data_only && (path.is_empty() || !file.contains('.') && file != "db" && file != "conf" && file != "extents");
+    Some(match (stratum, last) {
+        ("journal: append", _) => "journal group",
+        ("journal: header", _) => "journal header",
+        ("journal: prepare", _) => "journal zeros",
+        ("journal: names", Some("recycled")) => "journal directory, recycled",
+        ("journal: names", Some("removed")) => "journal directory, removed",
+        ("journal: names", _) => "journal directory, prepared",
+        ("epoch", _) => "meta",
+        ("format", _) => "format",
+        ("data directory", Some("proof")) => "data directory, proof",
+        ("data directory", Some("proof removed")) => "data directory, proof removed",
+        ("data directory", Some("format")) => "data directory, format",
+        ("data directory", _) => "data directory, created",
+        ("views: proof", _) => "views proof",
+        ("views: in place", _) if data_only => "views in place, files",
+        ("views: filling", _) if data_only => "views filling, files",
+        ("views: in place", _) if is_dir => "views in place, directory",
+        ("views: filling", _) if is_dir => "views filling, directory",
+        ("generation: building", _) if file.starts_with("extents") => "generation extents",
+        ("generation: building", _) if data_only => "generation files",
+        ("generation: building", _) if is_dir || path.ends_with(".building") => "generation directory",
+        ("generation: names", Some("sealed")) => "generations, sealed",
+        ("generation: names", Some("consumed")) => "generations, consumed",
+        ("generation: names", _) => "generations, created",
+        ("quarantine", _) => "quarantine",
+        _ => return None,
+    })
+}

@@ -1,0 +1,275 @@
+//! Many images of one trace: cut, written, judged, counted.
+
+use crate::judge::{Broken, Case, judge};
+use crate::model::{Said, all_positions};
+use crate::record::scratch;
+use crate::strata::{Stratum, SyncKind, strata, sync_kinds};
+use crate::trace::{Moment, Trace};
+use crate::volume::{Image, Unkindness, Volume};
+use eventmesh_edge_contract::Rng;
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Which images.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// How many.
+    pub images: u64,
+    /// Where the choice begins.
+    pub seed: u64,
+    /// Syncs of this kind do nothing; cuts only after the first of them.
+    pub ignored: Option<SyncKind>,
+    /// Bytes were changed behind the store's back.
+    pub damaged: bool,
+    /// Stop at the first failure.
+    pub stop: bool,
+    /// What earlier commits left, for a recording that began in an image.
+    pub before: Said,
+}
+
+/// A cut: everything else follows from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// Moments that have happened.
+    pub after: usize,
+    /// Decides what is kept.
+    pub seed: u64,
+}
+
+/// An image that breaks a promise.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// Which cut.
+    pub cut: Cut,
+    /// Where.
+    pub stratum: Stratum,
+    /// How.
+    pub unkindness: Unkindness,
+    /// What is broken.
+    pub broken: Broken,
+    /// The image.
+    pub image: Image,
+}
+
+/// What a sweep found.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Images per stratum.
+    pub strata: BTreeMap<Stratum, u64>,
+    /// Those that broke a promise; no more than a few are kept.
+    pub failures: Vec<Failure>,
+    /// How many failed in all.
+    pub failed: u64,
+    /// Longest judgement.
+    pub slowest: Duration,
+}
+
+impl Report {
+    /// How many images.
+    #[must_use]
+    pub fn images(&self) -> u64 {
+        self.strata.values().sum()
+    }
+
+    /// Adds another one.
+    pub fn add(&mut self, other: Report) {
+        for (stratum, images) in other.strata {
+            *self.strata.entry(stratum).or_default() += images;
+        }
+        self.failures.extend(other.failures);
+        self.failed += other.failed;
+        self.slowest = self.slowest.max(other.slowest);
+    }
+}
+
+/// Failing images kept per sweep.
+const FAILURES_KEPT: usize = 5;
+
+/// Judges as many images as planned, on two threads. `progress` is told after each.
+///
+/// # Errors
+/// From the file system of the images.
+pub fn sweep(trace: &Trace, plan: &Plan, progress: &(dyn Fn(u64) + Sync)) -> io::Result<Report> {
+    let cuts = choose(trace, plan);
+    let halves = cuts.split_at(cuts.len() / 2);
+    let done = AtomicU64::new(0);
+    let failed = AtomicU64::new(0);
+    let report = Mutex::new(Report::default());
+    let run = |cuts: &[Cut]| -> io::Result<()> {
+        let part = walk(trace, plan, cuts, &|| failed.load(Ordering::Relaxed) > 0, &|was_bad| {
+            if was_bad {
+                failed.fetch_add(1, Ordering::Relaxed);
+            }
+            progress(done.fetch_add(1, Ordering::Relaxed) + 1);
+        })?;
+        report.lock().unwrap_or_else(PoisonError::into_inner).add(part);
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| run(halves.1));
+        run(halves.0)?;
+        other.join().unwrap_or_else(|_| Err(io::Error::other("a worker of the sweep panicked")))
+    })?;
+    Ok(report.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Cuts in equal shares of the strata, in order of time.
+fn choose(trace: &Trace, plan: &Plan) -> Vec<Cut> {
+    let strata = strata(trace);
+    let kinds = sync_kinds(trace);
+    let first = trace.moments.iter().position(|moment| match (plan.ignored, moment) {
+        (Some(kind), Moment::End(step)) => kinds.get(*step).is_some_and(|k| *k == Some(kind)),
+        _ => false,
+    });
+    if plan.ignored.is_some() && first.is_none() {
+        return Vec::new();
+    }
+    let mut places: BTreeMap<Stratum, Vec<usize>> = BTreeMap::new();
+    for (index, moment) in trace.moments.iter().enumerate().skip(first.unwrap_or(0)) {
+        let stratum = match moment {
+            Moment::Begin(step) | Moment::End(step) => strata.get(*step).copied().unwrap_or("other"),
+            Moment::Mark(_) => "answers",
+            Moment::Life => "ends of lives",
+        };
+        places.entry(stratum).or_default().push(index + 1);
+    }
+    let mut rng = Rng::new(plan.seed);
+    let mut cuts = Vec::new();
+    while (cuts.len() as u64) < plan.images && !places.is_empty() {
+        for indices in places.values() {
+            if cuts.len() as u64 >= plan.images {
+                break;
+            }
+            let after = indices.get(rng.index(indices.len())).copied().unwrap_or(0);
+            cuts.push(Cut { after, seed: rng.next_u64() });
+        }
+    }
+    cuts.sort_by_key(|cut| cut.after);
+    cuts
+}
+
+fn stratum_at(trace: &Trace, strata: &[Stratum], after: usize) -> Stratum {
+    match trace.moments.get(after.saturating_sub(1)) {
+        Some(Moment::Begin(step) | Moment::End(step)) => strata.get(*step).copied().unwrap_or("other"),
+        Some(Moment::Mark(_)) => "answers",
+        _ => "ends of lives",
+    }
+}
+
+fn walk(
+    trace: &Trace,
+    plan: &Plan,
+    cuts: &[Cut],
+    failed: &dyn Fn() -> bool,
+    progress: &dyn Fn(bool),
+) -> io::Result<Report> {
+    let mut report = Report::default();
+    let strata = strata(trace);
+    let dir = scratch()?;
+    let mut film = Film::new(trace, plan);
+    for (index, cut) in cuts.iter().enumerate() {
+        if plan.stop && failed() {
+            break;
+        }
+        film.advance(cut.after);
+        let stratum = stratum_at(trace, &strata, cut.after);
+        let (image, unkindness, verdict, took) = film.shoot(cut, &dir.path().join(index.to_string()))?;
+        *report.strata.entry(stratum).or_default() += 1;
+        report.slowest = report.slowest.max(took);
+        progress(verdict.is_err());
+        if let Err(broken) = verdict {
+            report.failed += 1;
+            if report.failures.len() < FAILURES_KEPT {
+                report.failures.push(Failure { cut: *cut, stratum, unkindness, broken, image });
+            }
+        }
+    }
+    Ok(report)
+}
+
+/// A trace while it is played.
+struct Film<'a> {
+    trace: &'a Trace,
+    plan: &'a Plan,
+    positions: HashMap<u64, Vec<u64>>,
+    volume: Volume,
+    said: Said,
+    at: usize,
+}
+
+impl<'a> Film<'a> {
+    fn new(trace: &'a Trace, plan: &'a Plan) -> Self {
+        let volume = match plan.ignored {
+            Some(kind) => Volume::ignoring(kind, sync_kinds(trace)),
+            None => Volume::new(),
+        };
+        let (positions, said) = (all_positions(trace), plan.before.clone());
+        Film { trace, plan, positions, volume, said, at: 0 }
+    }
+
+    fn advance(&mut self, to: usize) {
+        for moment in self.trace.moments.get(self.at..to).unwrap_or_default() {
+            self.volume.advance(self.trace, moment);
+            self.said.advance(moment, &self.positions);
+        }
+        self.at = to;
+    }
+
+    fn shoot(
+        &self,
+        cut: &Cut,
+        dir: &Path,
+    ) -> io::Result<(Image, Unkindness, Result<(), Broken>, Duration)> {
+        let mut rng = Rng::new(cut.seed);
+        let mut unkindness = Unkindness::draw(&mut rng);
+        if self.plan.ignored.is_some() && rng.chance(400) {
+            // What a missing sync costs shows best when nothing comes by luck.
+            unkindness.data = crate::volume::Keep::None;
+        }
+        let image = self.volume.cut(&unkindness, &mut rng);
+        image.write(dir)?;
+        let case = Case {
+            said: &self.said,
+            torn_append: image.torn_append,
+            damaged: self.plan.damaged,
+            twice: rng.chance(200),
+        };
+        let begun = Instant::now();
+        let verdict = catch_unwind(AssertUnwindSafe(|| judge(dir, &case))).unwrap_or_else(|panic| {
+            let why = panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "panic".to_owned());
+            Err(Broken { promise: "P6", why: format!("panics: {why}") })
+        });
+        let took = begun.elapsed();
+        std::fs::remove_dir_all(dir)?;
+        Ok((image, unkindness, verdict, took))
+    }
+}
+
+/// Judges one cut; its image is left in `dir`, as it was before the judgement, if it fails.
+///
+/// # Errors
+/// From the file system.
+pub fn replay(trace: &Trace, plan: &Plan, cut: &Cut, dir: &Path) -> io::Result<Result<(), Broken>> {
+    let mut film = Film::new(trace, plan);
+    film.advance(cut.after);
+    let (image, _, verdict, _) = film.shoot(cut, &dir.join("judged"))?;
+    if verdict.is_err() {
+        image.write(&dir.join("image"))?;
+    }
+    Ok(verdict)
+}
+
+/// The image of a cut, and what was said before it.
+#[must_use]
+pub fn image(trace: &Trace, plan: &Plan, cut: &Cut) -> (Image, Said) {
+    let mut film = Film::new(trace, plan);
+    film.advance(cut.after);
+    let mut rng = Rng::new(cut.seed);
+    let unkindness = Unkindness::draw(&mut rng);
+    (film.volume.cut(&unkindness, &mut rng), film.said.clone())
+}

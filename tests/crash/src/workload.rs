@@ -1,0 +1,513 @@
+//! What is done to the store while it is recorded. A workload is several lives of one data directory; each life is a
+//! process of its own, so that it can end like a process that was killed.
+//!
+//! Every commit but some that only move cursors also sets `Node/last-<life>` to its number: since commits become durable
+//! in their order, the value in an image says exactly which of them are in it.
+
+use crate::marks::{Mark, Planned, PlannedChange, PlannedEvent, Refusal};
+use eventmesh_edge_contract::Rng;
+use eventmesh_edge_core::event::{Position, Timestamp};
+use eventmesh_edge_core::ports::clock::Clock;
+use eventmesh_edge_core::ports::store::{
+    CommitError, Committed, Consumer, Read, SessionNo, Store, StoreSpec, StreamId, StreamSpec, UplinkId,
+    WhenFull,
+};
+use eventmesh_edge_store::{GatherOptions, JournalStore, OpenError, StoreOptions};
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// When all workloads take place.
+pub const BASE_MS: u64 = 1_790_000_000_000;
+/// Commits of a life are numbered from here times its number.
+pub const NUMBERS_PER_LIFE: u64 = 100_000;
+/// Entries that a mailbox takes.
+pub const MAILBOX_MAX: u64 = 20;
+/// `max_age` of the stream `aged`.
+const MAX_AGE: Duration = Duration::from_secs(30);
+
+/// Stream that refuses when it is full; read by both uplinks.
+pub const KEPT: u16 = 0;
+/// Stream that drops its oldest; read by both uplinks, the second of which never acknowledges anything.
+pub const NEWEST: u16 = 1;
+/// Stream that expires.
+pub const AGED: u16 = 2;
+/// Stream without an uplink.
+pub const WAITING: u16 = 3;
+
+/// All consumers.
+pub const CONSUMERS: [(u16, u16); 6] =
+    [(KEPT, 0), (KEPT, 1), (NEWEST, 0), (NEWEST, 1), (AGED, 0), (WAITING, u16::MAX)];
+
+/// The kinds of workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, clap::ValueEnum)]
+pub enum Workload {
+    /// One event per commit, one commit at a time, both uplinks keep up: journal and recycling.
+    Forward,
+    /// Groups of commits of several events; the second uplink is away for lives, then drains: generations.
+    Spill,
+    /// Streams that overflow and expire.
+    Overflow,
+    /// Sessions, mailboxes, packet ids, retained values: views and their checkpoints.
+    State,
+    /// Like `State`, and between lives a byte of the views changes: quarantine.
+    Damage,
+    /// Many short lives: epochs.
+    Restarts,
+}
+
+/// All of them.
+pub const WORKLOADS: [Workload; 6] = [
+    Workload::Forward,
+    Workload::Spill,
+    Workload::Overflow,
+    Workload::State,
+    Workload::Damage,
+    Workload::Restarts,
+];
+
+/// How much of what a workload does.
+struct Mix {
+    commits: u64,
+    window: usize,
+    events: (u64, u64),
+    bytes: (u64, u64),
+    /// Chance in 1,000 of a commit to change state.
+    state: u64,
+    /// Chance that a commit is followed by an acknowledgement, per uplink.
+    acks: [u64; 2],
+    /// Relative weights of the four streams.
+    streams: [u64; 4],
+    /// Simulated milliseconds between commits.
+    pace: u64,
+}
+
+impl Workload {
+    /// How many lives.
+    #[must_use]
+    pub fn lives(self) -> u32 {
+        match self {
+            Workload::Restarts => 8,
+            Workload::Spill => 5,
+            _ => 4,
+        }
+    }
+
+    /// Whether files are damaged between lives.
+    #[must_use]
+    pub fn damages(self) -> bool {
+        self == Workload::Damage
+    }
+
+    fn mix(self, life: u32) -> Mix {
+        let base = Mix {
+            commits: 90,
+            window: 1,
+            events: (1, 1),
+            bytes: (20, 400),
+            state: 100,
+            acks: [800, 800],
+            streams: [6, 2, 1, 1],
+            pace: 100,
+        };
+        match self {
+            Workload::Forward => Mix { commits: 150, ..base },
+            Workload::Spill => Mix {
+                commits: 70,
+                window: 12,
+                events: (1, 8),
+                acks: [500, if life >= 3 { 1000 } else { 0 }],
+                streams: [8, 1, 1, 1],
+                ..base
+            },
+            Workload::Overflow => Mix {
+                window: 4,
+                events: (1, 4),
+                bytes: (100, 900),
+                acks: [200, 200],
+                streams: [1, 5, 5, 1],
+                pace: 900,
+                ..base
+            },
+            Workload::State | Workload::Damage => {
+                Mix { window: 3, events: (0, 2), state: 950, acks: [900, 900], ..base }
+            }
+            Workload::Restarts => Mix { commits: 12, window: 2, events: (0, 3), state: 400, ..base },
+        }
+    }
+}
+
+/// The spec of all workloads.
+#[must_use]
+pub fn spec() -> StoreSpec {
+    let stream = |name: &str, uplinks: &[u16], max_bytes, when_full, max_age| StreamSpec {
+        name: name.to_owned().into(),
+        uplinks: uplinks.iter().map(|u| UplinkId(*u)).collect(),
+        max_bytes,
+        max_age,
+        when_full,
+    };
+    StoreSpec {
+        streams: vec![
+            stream("kept", &[0, 1], 1 << 20, WhenFull::Refuse, None),
+            stream("newest", &[0, 1], 24 << 10, WhenFull::DropOldest, None),
+            stream("aged", &[0], 1 << 20, WhenFull::Refuse, Some(MAX_AGE)),
+            stream("waiting", &[], 1 << 20, WhenFull::Refuse, None),
+        ],
+        uplinks: vec!["up".into(), "down".into()],
+        disk_max: 64 << 20,
+        mailbox_max_bytes: 1 << 20,
+        mailbox_max_events: MAILBOX_MAX,
+    }
+}
+
+/// Options so small that seals and checkpoints happen within a few dozen commits.
+#[must_use]
+pub fn options() -> StoreOptions {
+    StoreOptions {
+        gather: GatherOptions { lazy_delay: Duration::from_millis(1), ..GatherOptions::default() },
+        segment_bytes: 16 << 10,
+        recent_bytes: 4 << 10,
+        seal_segments: 3,
+        checkpoint_segments: 2,
+        checkpoint_bytes: 6 << 10,
+        ..StoreOptions::default()
+    }
+}
+
+struct FixedWall(Instant);
+
+impl Clock for FixedWall {
+    fn now(&self) -> Timestamp {
+        Timestamp(BASE_MS)
+    }
+    fn monotonic(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+/// Opens the real store as the workloads do.
+///
+/// # Errors
+/// [`OpenError`].
+pub fn open(dir: &Path) -> Result<(JournalStore, eventmesh_edge_store::Opened), OpenError> {
+    JournalStore::open(dir, spec(), &options(), Arc::new(FixedWall(Instant::now())))
+}
+
+/// The consumer with these numbers.
+#[must_use]
+pub fn consumer((stream, uplink): (u16, u16)) -> Consumer {
+    Consumer { stream: StreamId(stream), uplink: UplinkId(uplink) }
+}
+
+/// Why a life could not be lived.
+#[derive(Debug, thiserror::Error)]
+pub enum LifeError {
+    /// The store did not open.
+    #[error("open: {0}")]
+    Open(#[from] OpenError),
+    /// The marker file.
+    #[error("marker file: {0}")]
+    Marker(#[from] std::io::Error),
+    /// An answer did not come.
+    #[error("commit {0} was never answered")]
+    Unanswered(u64),
+    /// No workload fills what refuses.
+    #[error("commit {0} was refused: {1:?}")]
+    Refused(u64, Refusal),
+}
+
+/// What the callback of a commit passes on.
+type Answered = (u64, Result<Vec<u64>, Refusal>);
+
+/// One process's part of a workload.
+struct Life {
+    store: JournalStore,
+    marker: Arc<File>,
+    rng: Rng,
+    mix: Mix,
+    life: u32,
+    number: u64,
+    tag: u64,
+    now_ms: u64,
+    answers: (Sender<Answered>, Receiver<Answered>),
+    outstanding: VecDeque<Planned>,
+    /// Answered and not acknowledged, per consumer.
+    unacked: BTreeMap<(u16, u16), VecDeque<u64>>,
+    mailboxes: BTreeMap<u64, Vec<u64>>,
+}
+
+/// Lives one life, and ends the process in the way the life has it: in order, or not at all.
+///
+/// # Errors
+/// [`LifeError`]; a recording of it is of no use.
+pub fn live(workload: Workload, seed: u64, life: u32, dir: &Path, marker: &Path) -> Result<(), LifeError> {
+    let marker = Arc::new(File::options().create(true).append(true).open(marker)?);
+    let (store, opened) = open(dir)?;
+    let number = u64::from(life) * NUMBERS_PER_LIFE;
+    let mut this = Life {
+        store,
+        marker,
+        rng: Rng::new(seed.wrapping_mul(1009).wrapping_add(u64::from(life))),
+        mix: workload.mix(life),
+        life,
+        number,
+        tag: number * 100,
+        now_ms: BASE_MS + u64::from(life) * 1_000_000,
+        answers: channel(),
+        outstanding: VecDeque::new(),
+        unacked: BTreeMap::new(),
+        mailboxes: BTreeMap::new(),
+    };
+    mark(&this.marker, &Mark::Opened { life, epoch: opened.epoch, log: opened.log.id })?;
+    this.remember();
+    let disorderly = (seed + u64::from(life)).is_multiple_of(2);
+    for _ in 0..this.mix.commits {
+        this.step()?;
+    }
+    if disorderly {
+        // Whatever is under way stays so.
+        std::process::exit(0);
+    }
+    this.settle(0)?;
+    this.store.close();
+    mark(&this.marker, &Mark::Closed)?;
+    Ok(())
+}
+
+fn mark(mut file: &File, mark: &Mark) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(mark)?;
+    line.push(b'\n');
+    file.write_all(&line)
+}
+
+impl Life {
+    /// What earlier lives left to do.
+    fn remember(&mut self) {
+        for at in CONSUMERS {
+            let consumer = consumer(at);
+            let after = self.store.backlog(consumer).acked;
+            let slot = Arc::new(Mutex::new(None));
+            let into = Arc::clone(&slot);
+            let (told, wait) = channel();
+            let read = Read { consumer, after, max_events: 500, max_bytes: 1 << 20 };
+            self.store.read(
+                read,
+                Box::new(move |batch| {
+                    *into.lock().unwrap_or_else(PoisonError::into_inner) = batch.ok();
+                    told.send(()).ok();
+                }),
+            );
+            if wait.recv_timeout(Duration::from_secs(10)).is_ok() {
+                let batch = slot.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
+                let positions = batch.events.iter().map(|e| e.position.0).collect();
+                self.unacked.insert(at, positions);
+            }
+        }
+        for session in 1..=4 {
+            let (told, wait) = channel();
+            self.store.read_mailbox(
+                SessionNo(session),
+                Position::ZERO,
+                100,
+                1 << 20,
+                Box::new(move |items| {
+                    told.send(items.unwrap_or_default()).ok();
+                }),
+            );
+            let items = wait.recv_timeout(Duration::from_secs(10)).unwrap_or_default();
+            self.mailboxes.insert(session, items.iter().map(|i| i.event.position.0).collect());
+        }
+    }
+
+    fn step(&mut self) -> Result<(), LifeError> {
+        self.now_ms += self.mix.pace;
+        let planned = self.publish();
+        self.submit(planned)?;
+        for uplink in 0..2 {
+            let chance = self.mix.acks.get(usize::from(uplink)).copied().unwrap_or(0);
+            if self.rng.chance(chance) {
+                self.acknowledge(uplink)?;
+            }
+        }
+        if self.rng.chance(120) {
+            self.store.tick(Timestamp(self.now_ms));
+        }
+        if self.rng.chance(60) {
+            self.settle(0)?;
+            let told = self.store.ledger();
+            let lines = told.iter().filter_map(|line| {
+                let consumer = line.consumer?;
+                Some((consumer.stream.0, consumer.uplink.0, line.reason as u8, line.events))
+            });
+            mark(&self.marker, &Mark::Ledger(lines.collect()))?;
+        }
+        let window = self.mix.window;
+        self.settle(window.saturating_sub(1))
+    }
+
+    fn next(&mut self, counted: bool) -> Planned {
+        self.number += 1;
+        let mut planned = Planned { number: self.number, ..Planned::default() };
+        if counted {
+            let key = format!("last-{}", self.life);
+            planned.state.push(PlannedChange::Put(6, key, self.number.to_string()));
+        }
+        planned
+    }
+
+    fn publish(&mut self) -> Planned {
+        let mut planned = self.next(true);
+        let count = self.rng.between(self.mix.events.0, self.mix.events.1);
+        for _ in 0..count {
+            let event = self.event();
+            planned.events.push(event);
+        }
+        if self.rng.chance(self.mix.state) {
+            for _ in 0..self.rng.between(1, 3) {
+                let change = self.change(planned.events.len());
+                planned.state.extend(change);
+            }
+        }
+        planned
+    }
+
+    fn event(&mut self) -> PlannedEvent {
+        self.tag += 1;
+        let all: u64 = self.mix.streams.iter().sum();
+        let mut drawn = self.rng.below(all);
+        let mut stream = 0u16;
+        for weight in self.mix.streams {
+            if drawn < weight {
+                break;
+            }
+            drawn -= weight;
+            stream += 1;
+        }
+        let mut mailboxes = Vec::new();
+        if self.rng.chance(self.mix.state / 2) {
+            for session in 1..=4 {
+                if self.rng.chance(400) {
+                    mailboxes.push((session, u8::try_from(self.rng.below(200)).unwrap_or(0)));
+                }
+            }
+        }
+        // An event of no stream lives in mailboxes only.
+        let local = !mailboxes.is_empty() && self.rng.chance(300);
+        let bytes = self.rng.between(self.mix.bytes.0, self.mix.bytes.1);
+        let large = self.mix.events.1 <= 2 && self.rng.chance(15);
+        PlannedEvent {
+            stream: (!local).then_some(stream),
+            tag: self.tag,
+            source: u8::try_from(self.rng.below(5)).unwrap_or(0),
+            // Now and then one that takes several parts and chunks.
+            bytes: u32::try_from(if large { 7000 } else { bytes }).unwrap_or(0),
+            received: self.now_ms,
+            mailboxes,
+        }
+    }
+
+    fn change(&mut self, events: usize) -> Option<PlannedChange> {
+        let table = 1 + u8::try_from(self.rng.below(5)).unwrap_or(0);
+        let key = format!("key-{}", self.rng.below(12));
+        let session = 1 + self.rng.below(4);
+        Some(match self.rng.below(10) {
+            0..=3 => {
+                let long = usize::try_from(self.rng.between(1, 400)).unwrap_or(1);
+                let value = format!("{} {}", self.number, "v".repeat(long));
+                PlannedChange::Put(table, key, value)
+            }
+            4 => PlannedChange::Delete(table, key),
+            5 if events > 0 => PlannedChange::PutPosition(3, key, events - 1),
+            6 if events > 0 => PlannedChange::PutRecord(5, key, events - 1),
+            7 | 8 => {
+                let waiting = self.mailboxes.get_mut(&session).filter(|waiting| !waiting.is_empty())?;
+                let at = self.rng.index(waiting.len());
+                if self.rng.chance(500) {
+                    PlannedChange::MailboxRemove(session, waiting.swap_remove(at))
+                } else {
+                    let position = waiting.get(at).copied()?;
+                    PlannedChange::MailboxUpdate(session, position, 250)
+                }
+            }
+            9 if self.rng.chance(100) => {
+                self.mailboxes.remove(&session);
+                PlannedChange::MailboxClear(session)
+            }
+            _ => return None,
+        })
+    }
+
+    fn acknowledge(&mut self, uplink: u16) -> Result<(), LifeError> {
+        let counted = self.rng.chance(500);
+        let mut moved = Vec::new();
+        for stream in [KEPT, NEWEST, AGED] {
+            if (stream, uplink) == (NEWEST, 1) {
+                continue;
+            }
+            let Some(waiting) = self.unacked.get_mut(&(stream, uplink)).filter(|w| !w.is_empty()) else {
+                continue;
+            };
+            // Most of what waits, so that the uplink keeps up.
+            let upto = waiting.len() - self.rng.index(waiting.len().min(3));
+            if let Some(acked) = waiting.drain(..upto).next_back() {
+                moved.push((stream, uplink, acked));
+            }
+        }
+        if moved.is_empty() {
+            return Ok(());
+        }
+        let mut planned = self.next(counted);
+        planned.cursors = moved;
+        self.submit(planned)
+    }
+
+    fn submit(&mut self, planned: Planned) -> Result<(), LifeError> {
+        mark(&self.marker, &Mark::Submit(planned.clone()))?;
+        let (marker, told, number) = (Arc::clone(&self.marker), self.answers.0.clone(), planned.number);
+        let done = move |answer: Result<Committed, CommitError>| {
+            let outcome = match answer {
+                Ok(committed) => Ok(committed.positions.iter().map(|p| p.0).collect()),
+                Err(CommitError::Full { .. }) => Err(Refusal::Full),
+                Err(other) => Err(Refusal::Other(other.to_string())),
+            };
+            let line = Mark::Answer { number, outcome: outcome.clone() };
+            if mark(&marker, &line).is_ok() {
+                told.send((number, outcome)).ok();
+            }
+        };
+        let commit = planned.commit();
+        self.outstanding.push_back(planned);
+        self.store.submit(commit, Box::new(done));
+        Ok(())
+    }
+
+    /// Waits until no more than `left` commits are unanswered.
+    fn settle(&mut self, left: usize) -> Result<(), LifeError> {
+        while self.outstanding.len() > left
+            && let Some(planned) = self.outstanding.pop_front()
+        {
+            let answer = self.answers.1.recv_timeout(Duration::from_secs(30));
+            let outcome = match answer {
+                Ok((number, outcome)) if number == planned.number => outcome,
+                _ => return Err(LifeError::Unanswered(planned.number)),
+            };
+            let positions = outcome.map_err(|why| LifeError::Refused(planned.number, why))?;
+            for (event, position) in planned.events.iter().zip(positions) {
+                for (stream, uplink) in CONSUMERS {
+                    if event.stream == Some(stream) {
+                        self.unacked.entry((stream, uplink)).or_default().push_back(position);
+                    }
+                }
+                for (session, _) in &event.mailboxes {
+                    self.mailboxes.entry(*session).or_default().push(position);
+                }
+            }
+        }
+        Ok(())
+    }
+}
