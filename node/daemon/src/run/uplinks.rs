@@ -64,10 +64,16 @@ fn options(config: &Config, uplink: &Uplink, id: UplinkId, seed: u64, kind: Kind
     Options {
         rules: uplink.forward_options(id, seed),
         streams: reads.map(stream).collect(),
+        downward_max: usize::from(DOWNWARD_MAX),
         stop_limit: config.node.stop_timeout.mul_f64(UPLINKS_OF_STOP),
         ..Options::new(Text::from(uplink.name.to_string()), id, kind)
     }
 }
+
+/// Messages on their way down that are not durable yet. The upstream is told the same number (Receive Maximum): one more
+/// would find no room and wait, unconfirmed, for the next connection. More than the 100 that rumqttd sends whatever it is
+/// told.
+const DOWNWARD_MAX: u16 = 128;
 
 /// Part of the time for a graceful stop that the uplinks get.
 const UPLINKS_OF_STOP: f64 = 0.5;
@@ -100,6 +106,7 @@ fn mqtt_options(config: &Config, uplink: &Uplink) -> anyhow::Result<mqtt::Option
         subscriptions: uplink.subscribe.iter().map(subscription).collect(),
         session_expiry: uplink.session_expiry,
         window_max: u16::try_from(uplink.window_events).unwrap_or(u16::MAX),
+        unconfirmed_max: DOWNWARD_MAX,
         ..mqtt::Options::new(node, uplink.addresses.iter().map(address).collect())
     })
 }
@@ -135,4 +142,22 @@ fn first_line(path: &Path) -> anyhow::Result<String> {
     let line = text.lines().next().unwrap_or_default();
     anyhow::ensure!(!line.is_empty(), "password_file {} has an empty first line", path.display());
     Ok(line.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use eventmesh_edge_config::Overrides;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn the_upstream_is_told_how_many_messages_may_be_on_their_way_down() {
+        let file = "[[uplink]]\nname = \"cloud\"\nkind = \"mqtt\"\naddresses = [\"localhost\"]\n";
+        let config = Config::parse(file, "node.toml", &BTreeMap::new(), &Overrides::default());
+        let config = config.unwrap();
+        let uplink = config.uplinks.first().unwrap();
+        let told = mqtt_options(&config, uplink).unwrap().unconfirmed_max;
+        let taken = options(&config, uplink, UplinkId(0), 1, Arc::new(|_, _| Text::new())).downward_max;
+        assert_eq!(usize::from(told), taken);
+    }
 }
