@@ -73,24 +73,26 @@ impl Machine {
             will => (will, None),
         };
         session.will = later;
-        let publications = now.map(|will| Publication { event: will.event, publisher: session.subscriber });
-        let mut submission =
-            Submission { publications: publications.into_iter().collect(), ..Submission::default() };
+        let will = now.map(|will| Publication { event: will.event, publisher: session.subscriber });
         if stays {
-            self.keep(cx, submission, out);
+            self.keep(cx, out);
         } else if let Some(session) = self.session.take() {
             let client_id = session.client_id.clone();
-            submission.state.extend(session.lazy.iter().cloned());
-            cx.sessions.end_session(*session, &mut submission.state);
-            if !submission.publications.is_empty() || !submission.state.is_empty() {
-                // Nobody is left to wait for it.
-                out.actions.push(Action::Submit { token: 0, submission });
+            let mut state = session.lazy.clone();
+            cx.sessions.end_session(*session, &mut state);
+            if !state.is_empty() {
+                unattended(Submission { state, ..Submission::default() }, out);
             }
             cx.sessions.release(&client_id, self.generation, None, cx.now);
         }
+        if let Some(will) = will {
+            // By itself: its stream may be full, and the session must not wait for that; nor must the client, which
+            // changes the same records when it comes back.
+            unattended(Submission { publications: vec![will], ..Submission::default() }, out);
+        }
     }
 
-    fn keep(&mut self, cx: &Context<'_>, submission: Submission, out: &mut Output) {
+    fn keep(&mut self, cx: &Context<'_>, out: &mut Output) {
         let Some(session) = self.session.as_mut() else { return };
         let record = session_record(session, false, cx.wall);
         session.lazy.extend(record);
@@ -98,7 +100,7 @@ impl Machine {
             cx.hub().reattach(subscriber, None);
         }
         self.link = session.link.clone();
-        self.submit(Purpose::Lazy, submission, out);
+        self.submit(Purpose::Lazy, Submission::default(), out);
         if let Some(session) = self.session.take() {
             let client_id = session.client_id.clone();
             cx.sessions.release(&client_id, self.generation, Some(session), cx.now);
@@ -112,6 +114,11 @@ impl Machine {
             cx.sessions.release(&client_id, self.generation, Some(session), cx.now);
         }
     }
+}
+
+/// Nobody is left to wait for it.
+fn unattended(submission: Submission, out: &mut Output) {
+    out.actions.push(Action::Submit { token: 0, submission });
 }
 
 fn will_of(session: &Session, will: Will, is_v5: bool, wall: Timestamp) -> PendingWill {

@@ -35,6 +35,26 @@ fn the_will_is_published_unless_the_client_says_goodbye() {
     assert_eq!(node.hub.payloads(), ["gone"], "0x04 asks for it");
 }
 
+/// A will for a full stream waits; what the client changes when it comes back must not wait behind it, nor be undone by it.
+#[test]
+fn a_will_is_stored_apart_from_its_session() {
+    let ended = Connect { properties: vec![], ..kept(V5, "c") };
+    for connect in [kept(V5, "c"), kept(V3, "c"), ended] {
+        let node = Node::new();
+        let mut peer = node.connect(&with_will(connect.clone()));
+        let states = usize::from(!connect.properties.is_empty() || !connect.version.is_v5());
+        node.hub.set_auto(false);
+        peer.cut();
+        assert_eq!(node.hub.held(), states + 1);
+        for _ in 0..states {
+            node.hub.complete_one();
+        }
+        assert!(node.hub.payloads().is_empty());
+        node.hub.complete_one();
+        assert_eq!(node.hub.payloads(), ["gone"]);
+    }
+}
+
 #[test]
 fn a_delayed_will_waits_and_a_return_cancels_it() {
     let delayed = |id| Connect { will_properties: vec![0x18, 0, 0, 0, 30], ..with_will(kept(V5, id)) };
