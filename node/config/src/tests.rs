@@ -184,6 +184,14 @@ fn budgets_must_fit_the_disk() {
           them the default stream) need at least 1 MiB each, and 16 MiB are kept for sessions, cursors and the journal"
         ]
     );
+    let all_given = "[node]\ndisk_max = \"64 MiB\"\n[[stream]]\nname = \"default\"\nmax_bytes = \"49 MiB\"\n";
+    assert_eq!(
+        lines(all_given),
+        [
+            "node.toml:2: node.disk_max = \"64 MiB\": is too small: streams ask for 49 MiB, and 16 MiB are kept for \
+          sessions, cursors and the journal"
+        ]
+    );
     let config =
         parse("[node]\ndisk_max = \"128 MiB\"\n[[stream]]\nname = \"s\"\nmax_bytes = \"50 MiB\"\n").unwrap();
     let budgets: Vec<u64> = config.streams.iter().map(|s| s.max_bytes.bytes() >> 20).collect();
