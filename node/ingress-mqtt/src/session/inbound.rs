@@ -41,7 +41,7 @@ impl Machine {
         let event = event(session, publish, topic, self.version.is_v5(), cx.wall);
         let publication = Publication { event, publisher: session.subscriber };
         match qos {
-            Qos::AtMostOnce => self.batch().publications.push(publication),
+            Qos::AtMostOnce => self.batch().push(publication),
             Qos::AtLeastOnce => self.publish_qos1(pid, dup, publication),
             Qos::ExactlyOnce => self.publish_qos2(pid, dup, publication),
         }
@@ -127,7 +127,7 @@ impl Machine {
     ) {
         let batch = self.batch();
         let event = batch.publications.len();
-        batch.publications.push(publication);
+        batch.push(publication);
         batch.state.extend(record.map(|(number, inbound, pid)| inbound.put(number, pid, event)));
         batch.answers.push(answer(Some(event)));
     }
@@ -227,7 +227,7 @@ impl Machine {
     }
 
     fn finish_batch(&mut self, cx: &Context<'_>, batch: Batch, out: &mut Output) {
-        let Batch { publications, mut state, answers } = batch;
+        let Batch { publications, mut state, answers, .. } = batch;
         if publications.is_empty() && state.is_empty() {
             return self.answer(cx, answers, None, out);
         }

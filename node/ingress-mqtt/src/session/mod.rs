@@ -342,8 +342,18 @@ enum Answer {
 #[derive(Default)]
 struct Batch {
     publications: Vec<Publication>,
+    /// What those take.
+    bytes: usize,
     state: Vec<StateChange>,
     answers: Vec<Answer>,
+}
+
+impl Batch {
+    fn push(&mut self, publication: Publication) {
+        let event = &publication.event;
+        self.bytes += event.payload.len() + event.topic.len() + event.source.len();
+        self.publications.push(publication);
+    }
 }
 
 /// What is known between CONNECT and CONNACK.
@@ -407,6 +417,9 @@ struct Pending {
 const LAZY_DELAY: Duration = Duration::from_millis(500);
 /// So many of them do not wait longer.
 const LAZY_MAX: usize = 256;
+/// A batch of so much takes no more: it must fit the journal and the smallest stream, and a topic alias of four bytes may
+/// stand for a topic of 64 KiB.
+const BATCH_MAX_BYTES: usize = 256 * 1024;
 /// Entries of the mailbox read at once.
 const MAILBOX_PIECE: usize = 32;
 /// No more deliveries are encoded while so much waits for the socket.
@@ -543,9 +556,10 @@ impl Machine {
         }
     }
 
-    /// A batch is bounded in publications, too, whatever a read holds: the rest waits with the connection.
+    /// A batch is bounded in publications and bytes, too, whatever a read holds: the rest waits with the connection.
     fn batch_is_full(&self) -> bool {
-        self.batch.as_ref().is_some_and(|batch| batch.publications.len() >= usize::from(self.batch_max))
+        let count = usize::from(self.batch_max);
+        self.batch.as_ref().is_some_and(|b| b.publications.len() >= count || b.bytes >= BATCH_MAX_BYTES)
     }
 
     fn waits_for_store(&self) -> bool {

@@ -53,6 +53,22 @@ fn one_read_is_one_submission_and_its_answers_come_in_order() {
 }
 
 #[test]
+fn a_batch_is_bounded_in_bytes_whatever_a_topic_alias_stands_for() {
+    let node = Node::new();
+    let mut peer = node.connect(&clean(V5, "c"));
+    let topic = "t".repeat(60_000);
+    let alias = [0x23, 0, 1];
+    let mut read = wire::publish_with(V5, &topic, 0, 0, false, "x", &alias);
+    for _ in 0..100 {
+        read.extend(wire::publish_with(V5, "", 0, 0, false, "x", &alias));
+    }
+    node.hub.set_auto(false);
+    peer.send(&read);
+    node.hub.complete_all();
+    assert_eq!(node.hub.payloads().len(), 5, "the rest is read when these are stored");
+}
+
+#[test]
 fn an_event_carries_what_was_received() {
     let node = Node::new();
     let mut peer = node.connect(&clean(V5, "c"));
