@@ -65,6 +65,7 @@ impl Machine {
         session.link.close();
         session.ground(&std::mem::take(&mut self.to_prepare));
         self.pending.clear();
+        self.retained.clear();
         let will = self.will.take().filter(|_| how != End::Normal);
         let will = will.map(|will| will_of(session, *will, self.version.is_v5(), cx.wall));
         let stays = session.number.is_some() && session.expiry_secs > 0;

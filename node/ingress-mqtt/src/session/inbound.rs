@@ -429,7 +429,7 @@ impl Machine {
             Answer::PubRel { pid, known } => self.write_ack(AckKind::PubRel, pid, found(known), out),
             Answer::SubAck { pid, codes, retained, .. } => {
                 encode::suback(&mut out.bytes, version, pid, &codes);
-                self.queue_retained(cx, &retained);
+                self.want_retained(retained);
                 self.pump(cx, out);
             }
             Answer::UnsubAck { pid, codes } => encode::unsuback(&mut out.bytes, version, pid, &codes),

@@ -398,6 +398,8 @@ pub struct Machine {
     aliases: Vec<Text>,
     /// Messages from the mailbox or retained, before they are sent.
     pending: VecDeque<Pending>,
+    /// Subscriptions whose retained messages are looked up when there is room for them, each once.
+    retained: VecDeque<(TopicFilter, SubscribeOptions)>,
     batch: Option<Box<Batch>>,
     /// QoS 1 packet identifiers whose PUBACK is in the output but not yet in the socket.
     unflushed: Vec<u16>,
@@ -451,6 +453,7 @@ impl Machine {
             link,
             aliases: Vec::new(),
             pending: VecDeque::new(),
+            retained: VecDeque::new(),
             batch: None,
             unflushed: Vec::new(),
             to_prepare: Vec::new(),

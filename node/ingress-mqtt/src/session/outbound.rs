@@ -75,17 +75,31 @@ impl Machine {
         }
     }
 
-    pub(super) fn queue_retained(&mut self, cx: &Context<'_>, wanted: &[(TopicFilter, SubscribeOptions)]) {
+    /// A client may ask for all retained messages again and again, and take none: what is kept is what it asked for (P5).
+    pub(super) fn want_retained(&mut self, wanted: Vec<(TopicFilter, SubscribeOptions)>) {
         for (filter, options) in wanted {
-            let retained = cx.hub().retained(filter, *options).into_iter();
-            self.pending.extend(retained.map(|delivery| Pending { delivery, mailbox: false }));
+            self.retained.retain(|(known, _)| *known != filter);
+            self.retained.push_back((filter, options));
         }
+    }
+
+    /// The retained messages of one subscription; false if there are none to come.
+    fn refill_retained(&mut self, cx: &Context<'_>) -> bool {
+        while let Some((filter, options)) = self.retained.pop_front() {
+            let retained = cx.hub().retained(&filter, options).into_iter();
+            self.pending.extend(retained.map(|delivery| Pending { delivery, mailbox: false }));
+            if !self.pending.is_empty() {
+                return true;
+            }
+        }
+        self.retained = VecDeque::new();
+        false
     }
 
     /// Sends what waits, as far as the window and the output allow.
     pub(super) fn pump(&mut self, cx: &Context<'_>, out: &mut Output) {
         while self.phase == Phase::Open && self.has_room(out) {
-            if self.pending.is_empty() && !self.refill(out) {
+            if self.pending.is_empty() && !self.refill_retained(cx) && !self.refill(out) {
                 break;
             }
             if !self.may_send_next() {

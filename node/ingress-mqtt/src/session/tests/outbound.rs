@@ -377,6 +377,37 @@ fn retained_messages_follow_their_suback() {
 }
 
 #[test]
+fn asking_for_retained_messages_again_and_again_costs_one_lookup_of_memory() {
+    let node = Node::new();
+    let mut publisher = node.connect(&clean(V3, "p"));
+    for n in 0..10 {
+        let mut retained = wire::publish(V3, &format!("r/{n}"), 1, 1, false, "x");
+        retained[0] |= 1;
+        publisher.send(&retained);
+    }
+    let mut peer = node.connect(&Connect { properties: vec![0x21, 0, 1], ..clean(V5, "c") });
+    for pid in 1..=100 {
+        peer.send(&wire::subscribe(V5, pid, &[("r/+", 1)]));
+    }
+    assert!(peer.machine.pending.len() <= 10, "{}", peer.machine.pending.len());
+    let mut got = 0;
+    loop {
+        let publishes: Vec<u16> = peer.received().iter().filter_map(pid_of).collect();
+        let [pid] = publishes[..] else { break };
+        got += 1;
+        peer.send(&wire::ack(0x40, pid));
+    }
+    assert_eq!(got, 20, "what the first asked for, and once more for those that asked meanwhile");
+}
+
+fn pid_of(sent: &Sent) -> Option<u16> {
+    match sent {
+        Sent::Publish { pid, .. } => Some(*pid),
+        _ => None,
+    }
+}
+
+#[test]
 fn a_retained_message_in_flight_is_sent_again_from_memory() {
     let node = Node::new();
     let mut publisher = node.connect(&clean(V3, "p"));
