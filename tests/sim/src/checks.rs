@@ -310,6 +310,27 @@ pub fn p5_memory(options: &Options, streams: usize, waiting: Volume, event_max: 
     })
 }
 
+/// P5: no more than `gap_max` events lie between a cursor and the newest event read.
+///
+/// # Errors
+/// How many there are.
+pub fn p5_gap(
+    history: &History,
+    consumer: Consumer,
+    options: &Options,
+    cursor: Position,
+    read: Position,
+) -> Check {
+    let given_up = |p: &Position| history.readers.get(&consumer).is_some_and(|r| r.lost.contains(p));
+    let events = history.between(consumer.stream, cursor, read).filter(|p| !given_up(p)).count();
+    holds("P5", events <= options.gap_max, || {
+        format!(
+            "{consumer:?}: {events} events between cursor {cursor} and {read}, allowed are {}",
+            options.gap_max
+        )
+    })
+}
+
 /// P5: a consumer's budget holds after every commit.
 ///
 /// # Errors

@@ -1,12 +1,14 @@
 //! What the memory store has instead of a disk: everything durable, as plain maps, changed by whole commits only.
 
+mod reads;
+mod state;
+
 use bytes::Bytes;
 use eventmesh_edge_core::Text;
 use eventmesh_edge_core::event::{Event, LogId, Position, Sequence, StoredEvent, Timestamp, record};
 use eventmesh_edge_core::ports::store::{
-    Backlog, Batch, Commit, CommitError, Committed, Consumer, CursorChange, LedgerLine, Loss, LossReason,
-    MailboxItem, NewEvent, Read, SessionNo, StateChange, StateValue, StoreSpec, StreamId, StreamSpec, Table,
-    UplinkId, WhenFull,
+    Commit, CommitError, Committed, Consumer, CursorChange, Loss, LossReason, NewEvent, SessionNo,
+    StateChange, StateValue, StoreSpec, StreamId, StreamSpec, Table, UplinkId, WhenFull,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -181,7 +183,7 @@ impl Disk {
         self.check_room(&commit, &numbered)?;
         self.effects = Effects::default();
         let positions = numbered.iter().map(|e| e.position).collect();
-        let values = commit.state.iter().map(|change| resolve(change, &numbered)).collect::<Vec<_>>();
+        let values = commit.state.iter().map(|change| state::resolve(change, &numbered)).collect::<Vec<_>>();
         for change in &commit.cursors {
             self.acknowledge(change);
         }
@@ -449,182 +451,6 @@ impl Disk {
         }
         self.effects
     }
-
-    // ---- state
-
-    fn change_state(&mut self, change: StateChange, value: Option<Bytes>) {
-        match change {
-            StateChange::Put { table, key, .. } => {
-                self.tables.insert((table, key), value.unwrap_or_default());
-            }
-            StateChange::Delete { table, key } => {
-                self.tables.remove(&(table, key));
-            }
-            StateChange::MailboxRemove { session, position } => self.remove_from_mailbox(session, position),
-            StateChange::MailboxUpdate { session, position, options } => {
-                let mailbox = self.mailboxes.get_mut(&session);
-                if let Some(entry) = mailbox.and_then(|m| m.entries.get_mut(&position)) {
-                    *entry = options;
-                }
-            }
-            StateChange::MailboxClear { session } => {
-                let mailbox = self.mailboxes.remove(&session).unwrap_or_default();
-                for position in mailbox.entries.into_keys() {
-                    self.release(position);
-                }
-            }
-        }
-    }
-
-    fn push_mailbox(&mut self, session: SessionNo, position: Position, options: Bytes, bytes: u64) {
-        let mailbox = self.mailboxes.entry(session).or_default();
-        if mailbox.entries.insert(position, options).is_none() {
-            mailbox.bytes += bytes;
-            self.claim(position);
-        }
-        self.enforce_mailbox_bounds(session);
-    }
-
-    fn enforce_mailbox_bounds(&mut self, session: SessionNo) {
-        let (max_events, max_bytes) = (self.spec.mailbox_max_events, self.spec.mailbox_max_bytes);
-        while let Some(mailbox) = self.mailboxes.get(&session)
-            && (mailbox.entries.len() as u64 > max_events || mailbox.bytes > max_bytes)
-            && let Some(oldest) = mailbox.entries.keys().next().copied()
-        {
-            let (reason, bytes) = (LossReason::SessionQueueFull, self.stored_bytes(oldest));
-            self.count_loss(None, Loss { consumer: None, reason, events: 1, bytes, range: (oldest, oldest) });
-            self.remove_from_mailbox(session, oldest);
-        }
-    }
-
-    fn remove_from_mailbox(&mut self, session: SessionNo, position: Position) {
-        let bytes = self.stored_bytes(position);
-        let Some(mailbox) = self.mailboxes.get_mut(&session) else { return };
-        if mailbox.entries.remove(&position).is_some() {
-            mailbox.bytes -= bytes;
-            self.release(position);
-        }
-    }
-
-    // ---- reads
-
-    pub(super) fn read(&self, read: Read) -> Batch {
-        let Some((stream, cursor)) = self.cursor(read.consumer) else {
-            return Batch { events: Vec::new(), through: read.after, at_end: true };
-        };
-        // What this consumer has passed or given up is not shown to it again.
-        let mut batch = Batch { events: Vec::new(), through: read.after.max(cursor.acked), at_end: true };
-        let mut bytes = 0;
-        for position in stream.retained.range(batch.through.next()..) {
-            let Some(held) = self.events.get(position) else { continue };
-            bytes += held.event.stored_bytes as usize;
-            let full = batch.events.len() >= read.max_events || bytes > read.max_bytes;
-            if full && !batch.events.is_empty() {
-                batch.at_end = false;
-                break;
-            }
-            batch.through = *position;
-            batch.events.push(held.event.clone());
-        }
-        batch
-    }
-
-    pub(super) fn read_mailbox(
-        &self,
-        session: SessionNo,
-        after: Position,
-        max_events: usize,
-        max_bytes: usize,
-    ) -> Vec<MailboxItem> {
-        let Some(mailbox) = self.mailboxes.get(&session) else { return Vec::new() };
-        let mut items: Vec<MailboxItem> = Vec::new();
-        let mut bytes = 0;
-        for (position, options) in mailbox.entries.range(after.next()..).take(max_events.max(1)) {
-            let Some(held) = self.events.get(position) else { continue };
-            bytes += held.event.stored_bytes as usize;
-            if bytes > max_bytes && !items.is_empty() {
-                break;
-            }
-            items.push(MailboxItem { event: held.event.clone(), options: options.clone() });
-        }
-        items
-    }
-
-    pub(super) fn get(&self, table: Table, key: &[u8]) -> Option<Bytes> {
-        self.tables.get(&(table, Bytes::copy_from_slice(key))).cloned()
-    }
-
-    pub(super) fn scan(
-        &self,
-        table: Table,
-        prefix: &[u8],
-        after: Option<&[u8]>,
-        max: usize,
-    ) -> Vec<(Bytes, Bytes)> {
-        self.tables
-            .iter()
-            .filter(|((t, key), _)| {
-                *t == table && key.starts_with(prefix) && after.is_none_or(|a| &key[..] > a)
-            })
-            .take(max)
-            .map(|((_, key), value)| (key.clone(), value.clone()))
-            .collect()
-    }
-
-    pub(super) fn mailbox_len(&self, session: SessionNo) -> (u64, u64) {
-        self.mailboxes.get(&session).map_or((0, 0), |m| (m.entries.len() as u64, m.bytes))
-    }
-
-    pub(super) fn backlog(&self, consumer: Consumer) -> Backlog {
-        let Some((stream, cursor)) = self.cursor(consumer) else { return Backlog::default() };
-        let oldest = stream.retained.range(cursor.acked.next()..).next().and_then(|p| self.events.get(p));
-        Backlog {
-            events: cursor.events,
-            bytes: cursor.bytes,
-            oldest: oldest.map(|held| held.event.event.received),
-            acked: cursor.acked,
-            newest: stream.newest,
-        }
-    }
-
-    /// Lines of pairs that this configuration no longer names are folded into lines of nobody's.
-    pub(super) fn ledger(&self) -> Vec<LedgerLine> {
-        let mut lines: BTreeMap<(Option<Consumer>, LossReason), Tally> = BTreeMap::new();
-        for ((named, reason), tally) in &self.ledger {
-            let consumer = named.as_ref().and_then(|named| self.consumer(named));
-            lines.entry((consumer, *reason)).and_modify(|sum| add(sum, tally)).or_insert(*tally);
-        }
-        let line = |((consumer, reason), t): (_, Tally)| LedgerLine {
-            consumer,
-            reason,
-            events: t.events,
-            bytes: t.bytes,
-            first: t.first,
-            last: t.last,
-        };
-        lines.into_iter().map(line).collect()
-    }
-
-    fn consumer(&self, (stream, uplink): &Named) -> Option<Consumer> {
-        let stream = index_of(self.spec.streams.iter().map(|s| &s.name), stream).map(StreamId)?;
-        let uplink = match uplink {
-            None => UplinkId::NONE,
-            Some(name) => UplinkId(index_of(self.spec.uplinks.iter(), name)?),
-        };
-        Some(Consumer { stream, uplink })
-    }
-
-    pub(super) fn log_id(&self) -> LogId {
-        self.log
-    }
-
-    pub(super) fn epoch(&self) -> u32 {
-        self.epoch
-    }
-
-    pub(super) fn disk_bytes(&self) -> u64 {
-        self.bytes
-    }
 }
 
 fn add(sum: &mut Tally, more: &Tally) {
@@ -632,10 +458,6 @@ fn add(sum: &mut Tally, more: &Tally) {
     sum.bytes += more.bytes;
     sum.first = sum.first.min(more.first);
     sum.last = sum.last.max(more.last);
-}
-
-fn index_of<'a>(names: impl Iterator<Item = &'a Text>, name: &Text) -> Option<u16> {
-    names.into_iter().position(|n| n == name).and_then(|i| u16::try_from(i).ok())
 }
 
 fn stored_bytes(event: &Event, sequence: Sequence) -> u32 {
@@ -646,25 +468,6 @@ fn stored_bytes(event: &Event, sequence: Sequence) -> u32 {
 
 fn too_old(event: &Event, max_age: Duration, now: Timestamp) -> bool {
     event.received.is_plausible() && event.received.after(max_age) < now
-}
-
-/// The bytes of a `Put`, with the event that it refers to filled in.
-fn resolve(change: &StateChange, events: &[StoredEvent]) -> Option<Bytes> {
-    let StateChange::Put { value, .. } = change else { return None };
-    match value {
-        StateValue::Bytes(bytes) => Some(bytes.clone()),
-        StateValue::Position { event, suffix } => {
-            let mut value = events.get(*event)?.position.0.to_be_bytes().to_vec();
-            value.extend_from_slice(suffix);
-            Some(value.into())
-        }
-        StateValue::Record { event } => {
-            let stored = events.get(*event)?;
-            let mut body = Vec::new();
-            record::encode(&stored.event, stored.sequence, &mut body);
-            Some(body.into())
-        }
-    }
 }
 
 fn invalid(why: &'static str) -> CommitError {

@@ -1,0 +1,87 @@
+//! Keyed tables and mailboxes.
+
+use super::Disk;
+use bytes::Bytes;
+use eventmesh_edge_core::event::{Position, StoredEvent, record};
+use eventmesh_edge_core::ports::store::{Loss, LossReason, SessionNo, StateChange, StateValue};
+
+impl Disk {
+    pub(super) fn change_state(&mut self, change: StateChange, value: Option<Bytes>) {
+        match change {
+            StateChange::Put { table, key, .. } => {
+                self.tables.insert((table, key), value.unwrap_or_default());
+            }
+            StateChange::Delete { table, key } => {
+                self.tables.remove(&(table, key));
+            }
+            StateChange::MailboxRemove { session, position } => self.remove_from_mailbox(session, position),
+            StateChange::MailboxUpdate { session, position, options } => {
+                let mailbox = self.mailboxes.get_mut(&session);
+                if let Some(entry) = mailbox.and_then(|m| m.entries.get_mut(&position)) {
+                    *entry = options;
+                }
+            }
+            StateChange::MailboxClear { session } => {
+                let mailbox = self.mailboxes.remove(&session).unwrap_or_default();
+                for position in mailbox.entries.into_keys() {
+                    self.release(position);
+                }
+            }
+        }
+    }
+
+    pub(super) fn push_mailbox(
+        &mut self,
+        session: SessionNo,
+        position: Position,
+        options: Bytes,
+        bytes: u64,
+    ) {
+        let mailbox = self.mailboxes.entry(session).or_default();
+        if mailbox.entries.insert(position, options).is_none() {
+            mailbox.bytes += bytes;
+            self.claim(position);
+        }
+        self.enforce_mailbox_bounds(session);
+    }
+
+    fn enforce_mailbox_bounds(&mut self, session: SessionNo) {
+        let (max_events, max_bytes) = (self.spec.mailbox_max_events, self.spec.mailbox_max_bytes);
+        while let Some(mailbox) = self.mailboxes.get(&session)
+            && (mailbox.entries.len() as u64 > max_events || mailbox.bytes > max_bytes)
+            && let Some(oldest) = mailbox.entries.keys().next().copied()
+        {
+            let (reason, bytes) = (LossReason::SessionQueueFull, self.stored_bytes(oldest));
+            self.count_loss(None, Loss { consumer: None, reason, events: 1, bytes, range: (oldest, oldest) });
+            self.remove_from_mailbox(session, oldest);
+        }
+    }
+
+    fn remove_from_mailbox(&mut self, session: SessionNo, position: Position) {
+        let bytes = self.stored_bytes(position);
+        let Some(mailbox) = self.mailboxes.get_mut(&session) else { return };
+        if mailbox.entries.remove(&position).is_some() {
+            mailbox.bytes -= bytes;
+            self.release(position);
+        }
+    }
+}
+
+/// The bytes of a `Put`, with the event that it refers to filled in.
+pub(super) fn resolve(change: &StateChange, events: &[StoredEvent]) -> Option<Bytes> {
+    let StateChange::Put { value, .. } = change else { return None };
+    match value {
+        StateValue::Bytes(bytes) => Some(bytes.clone()),
+        StateValue::Position { event, suffix } => {
+            let mut value = events.get(*event)?.position.0.to_be_bytes().to_vec();
+            value.extend_from_slice(suffix);
+            Some(value.into())
+        }
+        StateValue::Record { event } => {
+            let stored = events.get(*event)?;
+            let mut body = Vec::new();
+            record::encode(&stored.event, stored.sequence, &mut body);
+            Some(body.into())
+        }
+    }
+}
