@@ -190,6 +190,7 @@ impl Machine {
     /// Payloads are not kept: they are read from the mailbox again, from the oldest unanswered one.
     fn resume(&mut self, cx: &Context<'_>, out: &mut Output) {
         let Some(session) = self.session.as_mut() else { return };
+        session.expect_resends();
         for flight in &session.flights {
             if flight.step == Step::Released {
                 encode::ack(&mut out.bytes, AckKind::PubRel, self.version, flight.pid, 0);

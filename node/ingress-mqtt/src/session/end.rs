@@ -64,6 +64,7 @@ impl Machine {
         let Some(session) = self.session.as_mut() else { return };
         session.link.close();
         session.ground(&std::mem::take(&mut self.to_prepare));
+        session.inbound_is_unsure();
         self.pending.clear();
         self.retained.clear();
         let will = self.will.take().filter(|_| how != End::Normal);

@@ -89,15 +89,19 @@ impl Machine {
             return self.store(publication, None, |event| Answer::PubAck { pid, event, refused: None });
         };
         session.counts_up |= pid > batch_max.saturating_mul(2);
+        if !dup {
+            session.resends_are_over();
+        }
         let hash = hash(&publication);
         // Stored by this session and not answered: the resend maps to the position that there is (P3). After our
         // PUBACK the identifier is new, whatever DUP says [MQTT-4.3.2-5]; its entry is gone by then.
-        let known = session.inbound.get(&pid);
-        if dup && known.is_some_and(|known| known.qos == Qos::AtLeastOnce && known.hash == hash) {
+        let known = session.inbound.get_mut(&pid).filter(|k| k.qos == Qos::AtLeastOnce && k.hash == hash);
+        if let Some(known) = known.filter(|_| dup) {
+            known.unsure = false;
             self.batch().answers.push(Answer::PubAck { pid, event: None, refused: None });
             return;
         }
-        let inbound = Inbound { qos: Qos::AtLeastOnce, hash, durable: session.counts_up };
+        let inbound = Inbound { qos: Qos::AtLeastOnce, hash, durable: session.counts_up, unsure: false };
         session.inbound.insert(pid, inbound);
         let record = inbound.durable.then_some((number, inbound, pid));
         self.store(publication, record, |event| Answer::PubAck { pid, event, refused: None });
@@ -106,7 +110,10 @@ impl Machine {
     fn publish_qos2(&mut self, pid: u16, dup: bool, publication: Publication) {
         let Some(session) = self.session.as_mut() else { return };
         let durable = session.number.is_some();
-        let inbound = Inbound { qos: Qos::ExactlyOnce, hash: hash(&publication), durable };
+        if !dup {
+            session.resends_are_over();
+        }
+        let inbound = Inbound { qos: Qos::ExactlyOnce, hash: hash(&publication), durable, unsure: false };
         // Until PUBREL, the same packet identifier is the same message [MQTT-4.3.3-10]. Other content without DUP comes
         // from a client that has lost its state: that is a message of its own, and swallowing it would be a silent loss.
         let known = session.inbound.get(&pid).filter(|known| known.qos == Qos::ExactlyOnce);
@@ -478,6 +485,33 @@ impl Machine {
             return self.refuse(cx, error.reason(), out);
         }
         self.fail(cx, error.reason(), out);
+    }
+}
+
+impl Session {
+    /// The connection is gone; its QoS 1 messages may have been answered or not.
+    pub(super) fn inbound_is_unsure(&mut self) {
+        self.inbound.values_mut().for_each(|inbound| inbound.unsure = true);
+    }
+
+    /// The client is back, and sends again first what it has no answer for [MQTT-4.4.0-1].
+    pub(super) fn expect_resends(&mut self) {
+        self.resends_due = !self.inbound.is_empty();
+    }
+
+    /// Something new: what the client has not sent again by now it has an answer for, so its identifier is free. To take
+    /// a later message under it for the earlier one would be a silent loss (P2).
+    fn resends_are_over(&mut self) {
+        if !std::mem::take(&mut self.resends_due) {
+            return;
+        }
+        let (number, lazy) = (self.number, &mut self.lazy);
+        self.inbound.retain(|pid, inbound| {
+            let answered = inbound.unsure && inbound.qos == Qos::AtLeastOnce;
+            let row = number.filter(|_| answered && inbound.durable);
+            lazy.extend(row.map(|number| records::delete(Table::Inbound, records::pid_key(number, *pid))));
+            !answered
+        });
     }
 }
 

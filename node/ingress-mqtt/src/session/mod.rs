@@ -233,6 +233,8 @@ pub struct Session {
     pub(crate) inbound: HashMap<u16, Inbound>,
     /// The client's packet identifiers go further than two batches reach, so none comes again right after its PUBACK.
     counts_up: bool,
+    /// Some of `inbound` may be unsure.
+    resends_due: bool,
     /// Messages sent and not answered, in the order sent.
     pub(crate) flights: VecDeque<Flight>,
     last_pid: u16,
@@ -691,6 +693,7 @@ impl Session {
             filters: HashSet::new(),
             inbound: HashMap::new(),
             counts_up: false,
+            resends_due: false,
             flights: VecDeque::new(),
             last_pid: 0,
             sent_through: Position::ZERO,

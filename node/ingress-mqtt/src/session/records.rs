@@ -22,7 +22,13 @@
 //! taking its resend for the old message would be a silent loss (P2). So a row is written only for clients that are known
 //! to count their identifiers up further than two batches reach (see `Session::counts_up`): with those, an identifier
 //! cannot come again before the commit that removes its row. All others are recognised as long as the process lives,
-//! which covers every lost connection; after a kill their resend is stored again (at least once). Outbound holds the packet identifier of a QoS 2 message from before its first
+//! which covers every lost connection; after a kill their resend is stored again (at least once).
+//!
+//! A client that comes back sends again what was not answered, before anything new [MQTT-4.4.0-1]. So with its first new
+//! message all QoS 1 identifiers of earlier connections that it has not sent again are free, row or not: it had their
+//! PUBACK although the node could not know.
+//!
+//! Outbound holds the packet identifier of a QoS 2 message from before its first
 //! PUBLISH, because a resend must use the same one [MQTT-4.4.0-1] and the mailbox entry is the hub's to write.
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -150,6 +156,8 @@ pub(crate) struct Inbound {
     pub(crate) hash: u64,
     /// It has a row.
     pub(crate) durable: bool,
+    /// Of an earlier connection, and not sent again on this one so far: the client may have its answer.
+    pub(crate) unsure: bool,
 }
 
 impl Inbound {
@@ -167,7 +175,7 @@ impl Inbound {
         let mut r = Reader(value);
         r.u64()?; // position: for later
         r.version()?;
-        Some(Inbound { qos: Qos::from_u8(r.u8()?)?, hash: r.u64()?, durable: true })
+        Some(Inbound { qos: Qos::from_u8(r.u8()?)?, hash: r.u64()?, durable: true, unsure: true })
     }
 }
 

@@ -195,6 +195,48 @@ fn a_resend_after_a_restart_is_never_taken_for_an_answered_message() {
     assert_eq!(node.hub.payloads(), ["21.5", "21.5"], "P2");
 }
 
+/// The client got the PUBACK although the node does not know it. 65,535 messages later the identifier comes again, and the
+/// connection breaks before the node has read it: its resend is another message, whatever it looks like.
+#[test]
+fn what_a_returning_client_does_not_send_again_it_will_never_send_again() {
+    for restart in [false, true] {
+        let node = Node::new();
+        let mut peer = node.connect(&kept(V3, "c"));
+        peer.flush = false;
+        peer.publish("t", 1, 3009, "alive");
+        assert_eq!(peer.received(), [Sent::PubAck(3009, 0)]);
+        peer.cut();
+        let node = if restart { node.restart() } else { node };
+        let mut peer = node.connect(&kept(V3, "c"));
+        peer.publish("t", 1, 3010, "alive");
+        assert_eq!(peer.received(), [Sent::PubAck(3010, 0)]);
+        peer.cut();
+        assert!(node.hub.rows(Table::Inbound).is_empty(), "{restart}");
+        let mut peer = node.connect(&kept(V3, "c"));
+        peer.resend("t", 1, 3009, "alive");
+        assert_eq!(peer.received(), [Sent::PubAck(3009, 0)]);
+        assert_eq!(node.hub.payloads().len(), 3, "P2, {restart}");
+    }
+}
+
+#[test]
+fn what_is_sent_again_is_known_also_behind_new_messages_of_the_same_read() {
+    let node = Node::new();
+    let mut peer = node.connect(&kept(V3, "c"));
+    peer.flush = false;
+    peer.publish("t", 1, 1, "a");
+    peer.cut();
+    let mut peer = node.connect(&kept(V3, "c"));
+    peer.flush = false;
+    peer.send(&[wire::publish(V3, "t", 1, 1, true, "a"), wire::publish(V3, "t", 1, 2, false, "b")].concat());
+    peer.cut();
+    let mut peer = node.connect(&kept(V3, "c"));
+    peer.resend("t", 1, 1, "a");
+    peer.resend("t", 1, 2, "b");
+    assert_eq!(peer.received(), [Sent::PubAck(1, 0), Sent::PubAck(2, 0)]);
+    assert_eq!(node.hub.payloads(), ["a", "b"], "P3");
+}
+
 #[test]
 fn a_batch_is_bounded_in_messages() {
     let mut node = Node::on(ScriptedHub::new());
