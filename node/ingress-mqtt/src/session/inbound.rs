@@ -13,6 +13,7 @@ use eventmesh_edge_core::ports::hub::{
 };
 use eventmesh_edge_core::ports::store::{CommitError, SessionNo, StateChange, StateValue, Table};
 use eventmesh_edge_core::topic::TopicFilter;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -313,9 +314,11 @@ impl Machine {
         out: &mut Output,
     ) {
         let Some(session) = self.session.as_mut() else { return };
+        let mut gone = HashSet::new();
         for answer in &mut answers {
             if let Answer::PubAck { pid, event, refused } | Answer::PubRec { pid, event, refused } = answer
-                && event.take().is_some()
+                // Without an event it repeats one: of this batch, or one that is stored.
+                && (event.take().is_some_and(|_| gone.insert(*pid)) || gone.contains(pid))
             {
                 *refused = Some(Reason::QuotaExceeded);
                 session.inbound.remove(pid);

@@ -348,6 +348,21 @@ fn a_listener_may_reject_instead() {
 }
 
 #[test]
+fn a_repetition_of_what_a_full_stream_refuses_is_refused_too() {
+    let mut node = Node::new();
+    node.limits.when_full = super::super::WhenFull::Reject;
+    let mut peer = node.connect(&kept(V5, "c"));
+    for qos in [1, 2] {
+        node.hub.fail_next(full());
+        let repeated =
+            [wire::publish(V5, "a", qos, 1, false, "1"), wire::publish(V5, "a", qos, 1, true, "1")];
+        peer.send(&repeated.concat());
+        let refused = if qos == 1 { Sent::PubAck(1, 0x97) } else { Sent::PubRec(1, 0x97) };
+        assert_eq!(peer.received(), [refused.clone(), refused], "P1");
+    }
+}
+
+#[test]
 fn a_failed_commit_is_not_answered() {
     for version in [V3, V5] {
         let node = Node::new();
