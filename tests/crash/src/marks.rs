@@ -193,8 +193,6 @@ fn change(planned: &PlannedChange) -> StateChange {
             position: Position(*position),
             options: Bytes::from(vec![*options]),
         },
-        PlannedChange::MailboxClear(session) => {
-            StateChange::MailboxClear { session: SessionNo(*session) }
-        }
+        PlannedChange::MailboxClear(session) => StateChange::MailboxClear { session: SessionNo(*session) },
     }
 }

@@ -20,7 +20,10 @@ impl Handed {
     /// Whether it left its number in the store.
     #[must_use]
     pub fn is_counted(&self) -> bool {
-        self.planned.state.iter().any(|c| matches!(c, PlannedChange::Put(6, key, _) if key.starts_with("last-")))
+        self.planned
+            .state
+            .iter()
+            .any(|c| matches!(c, PlannedChange::Put(6, key, _) if key.starts_with("last-")))
     }
 
     /// Which life.
@@ -38,6 +41,8 @@ pub type Losses = BTreeMap<(u16, u16, u8), u64>;
 pub struct Said {
     /// In order of submission.
     pub commits: Vec<Handed>,
+    /// The newest life that told of itself.
+    pub life: u64,
     /// Highest epoch of a start that was told of.
     pub epoch: u32,
     /// The log, once it was told.
@@ -46,8 +51,6 @@ pub struct Said {
     pub ledger: Losses,
     /// True if the last word was that of an orderly end, and nothing began after it.
     pub closed: bool,
-    /// Bytes were changed behind the store's back at some time before.
-    pub lives: u32,
 }
 
 /// Positions of all commits that were answered at any time in the recording.
@@ -68,15 +71,15 @@ impl Said {
         match moment {
             Moment::Mark(mark) => self.mark(mark, positions),
             Moment::Begin(_) => self.closed = false,
-            Moment::Life => self.lives += 1,
-            Moment::End(_) => {}
+            Moment::End(_) | Moment::Life => {}
         }
     }
 
     fn mark(&mut self, mark: &Mark, positions: &HashMap<u64, Vec<u64>>) {
         self.closed = *mark == Mark::Closed;
         match mark {
-            Mark::Opened { epoch, log, .. } => {
+            Mark::Opened { epoch, log, life } => {
+                self.life = u64::from(*life);
                 self.epoch = self.epoch.max(*epoch);
                 self.log = Some(*log);
             }

@@ -195,9 +195,9 @@ impl Parser {
     fn call(&mut self, text: &str, begun: Option<usize>) -> Result<(), Fault> {
         let (call, result) = text.rsplit_once(" = ").ok_or("no result")?;
         let (name, args) = split(call.trim_end())?;
-        let failed = result.starts_with("-1") || result.starts_with('?');
         match name {
-            _ if failed => self.failed(name, &args, begun),
+            _ if result.starts_with('?') => self.cut_short(name, &args, begun),
+            _ if result.starts_with("-1") => self.failed(name, &args),
             "open" | "openat" | "creat" => self.open(name, &args, result),
             "close" => {
                 self.handles.remove(&number(args.first())?);
@@ -223,10 +223,7 @@ impl Parser {
     fn plain(&mut self, name: &str, args: &[&str], result: &str, begun: Option<usize>) -> Result<(), Fault> {
         let step = match begun {
             Some(step) => Some(step),
-            None => match self.early(name, args)? {
-                Some((op, path)) => Some(self.begin(op, &path)),
-                None => None,
-            },
+            None => self.early(name, args)?.map(|(op, path)| self.begin(op, &path)),
         };
         let Some(step) = step else { return Ok(()) };
         let op = self.trace.steps.get(step).map(|s| s.op.clone());
@@ -254,10 +251,27 @@ impl Parser {
         Ok(())
     }
 
-    /// Failed, or cut short by the end of the process: one that began stays begun, its effect is unknown.
-    fn failed(&mut self, name: &str, args: &[&str], begun: Option<usize>) -> Result<(), Fault> {
+    /// The process ended before the call did: it stays begun, its effect is unknown.
+    fn cut_short(&mut self, name: &str, args: &[&str], begun: Option<usize>) -> Result<(), Fault> {
+        if begun.is_some() {
+            return Ok(());
+        }
+        if name == "write"
+            && let Some(Target::Data(Handle { node, offset })) = self.handles.get(&number(args.first())?)
+        {
+            let op = Op::Write { node: *node, offset: *offset, data: Data::new(bytes(args.get(1))?) };
+            let path = self.path_of(*node);
+            self.begin(op, &path);
+        } else if let Some((op, path)) = self.early(name, args)? {
+            self.begin(op, &path);
+        }
+        Ok(())
+    }
+
+    /// Asking for what is not there is usual; a write that fails in a recording is not.
+    fn failed(&mut self, name: &str, args: &[&str]) -> Result<(), Fault> {
         let writes = ["write", "pwrite64", "fsync", "fdatasync", "ftruncate"].contains(&name);
-        if begun.is_none() && writes && self.early(name, args)?.is_some() {
+        if writes && self.early(name, args)?.is_some() {
             return Err("a failed write or sync".to_owned());
         }
         Ok(())
@@ -295,9 +309,7 @@ impl Parser {
     fn early_names(&mut self, name: &str, args: &[&str]) -> Result<Option<(Op, String)>, Fault> {
         match name {
             "rename" => self.rename((None, args.first()), (None, args.get(1))),
-            "renameat" | "renameat2" => {
-                self.rename((args.first(), args.get(1)), (args.get(2), args.get(3)))
-            }
+            "renameat" | "renameat2" => self.rename((args.first(), args.get(1)), (args.get(2), args.get(3))),
             "unlink" | "rmdir" => self.unlink((None, args.first())),
             "unlinkat" => self.unlink((args.first(), args.get(1))),
             "mkdir" => self.mkdir((None, args.first())),

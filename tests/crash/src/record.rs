@@ -3,7 +3,7 @@
 use crate::parse::{CALLS, ParseError, Parser};
 use crate::trace::{Moment, Trace};
 use crate::volume::Volume;
-use crate::workload::Workload;
+use crate::workload::{Workload, ends_in_order};
 use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
@@ -13,7 +13,9 @@ use std::process::{Command, Stdio};
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
     /// strace is missing or may not trace.
-    #[error("run strace (Debian: `apt-get install strace`; a container needs the SYS_PTRACE capability): {0}")]
+    #[error(
+        "run strace (Debian: `apt-get install strace`; a container needs the SYS_PTRACE capability): {0}"
+    )]
     Strace(io::Error),
     /// A file of the recording.
     #[error("recording: {0}")]
@@ -46,8 +48,9 @@ pub fn record(program: &Path, workload: Workload, seed: u64) -> Result<Trace, Re
     std::fs::create_dir(&data)?;
     let mut parser = Parser::new(&data, &scratch.path().join("marks"));
     for life in 0..workload.lives() {
-        if life > 0 && workload.damages() {
-            damage(&mut parser, &data, seed + u64::from(life))?;
+        // After a life that was cut short only one checkpoint may be there: its loss would be a second fault.
+        if life > 0 && workload.damages() && ends_in_order(seed, life - 1) {
+            damage(&mut parser, &data, u64::from(life / 2))?;
         }
         one_life(program, (workload, seed, life), scratch.path(), &mut parser)?;
     }
@@ -87,10 +90,10 @@ pub fn scratch() -> io::Result<tempfile::TempDir> {
         builder.prefix("eventmesh-edge-crash-");
         builder
     };
-    if memory.is_dir() {
-        if let Ok(dir) = builder().tempdir_in(memory) {
-            return Ok(dir);
-        }
+    if memory.is_dir()
+        && let Ok(dir) = builder().tempdir_in(memory)
+    {
+        return Ok(dir);
     }
     builder().tempdir()
 }
@@ -161,13 +164,17 @@ fn verify(trace: &Trace, data: &Path) -> Result<(), RecordError> {
     let made = volume.current_files();
     let mut there = std::collections::BTreeMap::new();
     list(data, "", &mut there)?;
-    let names = |files: &std::collections::BTreeMap<String, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
+    let names =
+        |files: &std::collections::BTreeMap<String, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
     if names(&made) != names(&there) {
         return Err(RecordError::Incomplete(format!("{:?} is not {:?}", names(&made), names(&there))));
     }
     // What a killed process had begun may be there or not.
-    let ended: std::collections::BTreeSet<usize> =
-        trace.moments.iter().filter_map(|m| if let Moment::End(step) = m { Some(*step) } else { None }).collect();
+    let ended: std::collections::BTreeSet<usize> = trace
+        .moments
+        .iter()
+        .filter_map(|m| if let Moment::End(step) = m { Some(*step) } else { None })
+        .collect();
     let open: Vec<&str> = (0..trace.steps.len())
         .filter(|step| !ended.contains(step))
         .filter_map(|step| trace.steps.get(step).map(|s| s.path.as_str()))

@@ -113,6 +113,7 @@ fn name_kind(op: &Op, path: &str) -> &'static str {
         Op::Rename { .. } if top == "generations" => "consumed",
         Op::Rename { .. } if top.ends_with(".format.new") => "format",
         Op::Rename { .. } if top.ends_with(".new") => "proof",
+        Op::Rename { .. } if top.ends_with(".filling") => "views filled",
         Op::Rename { .. } => "renamed",
         _ => "other",
     }
@@ -120,7 +121,8 @@ fn name_kind(op: &Op, path: &str) -> &'static str {
 
 fn sync_kind(path: &str, data_only: bool, stratum: Stratum, last: Option<&'static str>) -> Option<SyncKind> {
     let file = path.rsplit('/').next().unwrap_or(path);
-    let is_dir = !data_only && (path.is_empty() || !file.contains('.') && file != "db" && file != "conf" && file != "extents");
+    let is_dir = !data_only
+        && (path.is_empty() || !file.contains('.') && file != "db" && file != "conf" && file != "extents");
     Some(match (stratum, last) {
         ("journal: append", _) => "journal group",
         ("journal: header", _) => "journal header",
@@ -132,6 +134,7 @@ fn sync_kind(path: &str, data_only: bool, stratum: Stratum, last: Option<&'stati
         ("format", _) => "format",
         ("data directory", Some("proof")) => "data directory, proof",
         ("data directory", Some("proof removed")) => "data directory, proof removed",
+        ("data directory", Some("views filled")) => "data directory, views filled",
         ("data directory", Some("format")) => "data directory, format",
         ("data directory", _) => "data directory, created",
         ("views: proof", _) => "views proof",

@@ -6,6 +6,7 @@ use crate::record::scratch;
 use crate::strata::{Stratum, SyncKind, strata, sync_kinds};
 use crate::trace::{Moment, Trace};
 use crate::volume::{Image, Unkindness, Volume};
+use crate::workload::Workload;
 use eventmesh_edge_contract::Rng;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -30,6 +31,21 @@ pub struct Plan {
     pub stop: bool,
     /// What earlier commits left, for a recording that began in an image.
     pub before: Said,
+}
+
+impl Plan {
+    /// The plain one.
+    #[must_use]
+    pub fn of(workload: Workload, images: u64, seed: u64) -> Plan {
+        let damaged = workload.damages();
+        Plan { images, seed, ignored: None, damaged, stop: false, before: Said::default() }
+    }
+
+    /// On a disk where syncs of `kind` do nothing, up to the first broken promise.
+    #[must_use]
+    pub fn without(kind: SyncKind, workload: Workload, images: u64, seed: u64) -> Plan {
+        Plan { ignored: Some(kind), stop: true, ..Plan::of(workload, images, seed) }
+    }
 }
 
 /// A cut: everything else follows from it.
@@ -220,11 +236,7 @@ impl<'a> Film<'a> {
         self.at = to;
     }
 
-    fn shoot(
-        &self,
-        cut: &Cut,
-        dir: &Path,
-    ) -> io::Result<(Image, Unkindness, Result<(), Broken>, Duration)> {
+    fn shoot(&self, cut: &Cut, dir: &Path) -> io::Result<(Image, Unkindness, Result<(), Broken>, Duration)> {
         let mut rng = Rng::new(cut.seed);
         let mut unkindness = Unkindness::draw(&mut rng);
         if self.plan.ignored.is_some() && rng.chance(400) {

@@ -241,6 +241,12 @@ struct Life {
     mailboxes: BTreeMap<u64, Vec<u64>>,
 }
 
+/// Whether a life closes the store; otherwise its process ends in the middle of whatever it does.
+#[must_use]
+pub fn ends_in_order(seed: u64, life: u32) -> bool {
+    !(seed + u64::from(life)).is_multiple_of(2)
+}
+
 /// Lives one life, and ends the process in the way the life has it: in order, or not at all.
 ///
 /// # Errors
@@ -265,11 +271,10 @@ pub fn live(workload: Workload, seed: u64, life: u32, dir: &Path, marker: &Path)
     };
     mark(&this.marker, &Mark::Opened { life, epoch: opened.epoch, log: opened.log.id })?;
     this.remember();
-    let disorderly = (seed + u64::from(life)).is_multiple_of(2);
     for _ in 0..this.mix.commits {
         this.step()?;
     }
-    if disorderly {
+    if !ends_in_order(seed, life) {
         // Whatever is under way stays so.
         std::process::exit(0);
     }

@@ -1,11 +1,11 @@
 //! The long sweep, and the child process that workloads live in.
 
 use clap::{Parser, Subcommand};
-use eventmesh_edge_crash::model::Said;
 use eventmesh_edge_crash::record::{failures_dir, record};
 use eventmesh_edge_crash::strata::sync_kinds;
 use eventmesh_edge_crash::sweep::{Plan, Report, sweep};
 use eventmesh_edge_crash::workload::{WORKLOADS, Workload, live};
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -35,6 +35,18 @@ enum Command {
         #[arg(long)]
         without: Option<String>,
     },
+    /// Leaves out each kind of sync in turn, and tells which promise breaks.
+    Mutate {
+        /// Images per kind of sync and workload, at most.
+        #[arg(long, default_value_t = 200)]
+        images: u64,
+        /// What is recorded, and which images are chosen.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Only this workload.
+        #[arg(long)]
+        workload: Option<Workload>,
+    },
     /// Lives one life of a workload; run under strace by `sweep`.
     Life {
         /// Which workload.
@@ -55,6 +67,7 @@ fn main() -> ExitCode {
         Command::Life { workload, seed, life, data, marker } => {
             live(workload, seed, life, &data, &marker).map(|()| true).map_err(Into::into)
         }
+        Command::Mutate { images, seed, workload } => mutate(images, seed, workload),
         Command::Sweep { images, seed, workload, without } => sweep_all(images, seed, workload, without),
     };
     match outcome {
@@ -74,26 +87,25 @@ fn sweep_all(
     without: Option<String>,
 ) -> Result<bool, Box<dyn Error>> {
     let program = std::env::current_exe()?;
-    let chosen: Vec<Workload> = WORKLOADS.into_iter().filter(|w| only.is_none_or(|only| only == *w)).collect();
+    let chosen: Vec<Workload> =
+        WORKLOADS.into_iter().filter(|w| only.is_none_or(|only| only == *w)).collect();
     let mut total = Report::default();
     for workload in &chosen {
         let trace = record(&program, *workload, seed)?;
         let kinds = sync_kinds(&trace);
         let ignored = match &without {
             Some(name) => Some(
-                kinds.iter().flatten().find(|kind| **kind == name).copied().ok_or("no such kind of sync here")?,
+                kinds
+                    .iter()
+                    .flatten()
+                    .find(|kind| **kind == name)
+                    .copied()
+                    .ok_or("no such kind of sync here")?,
             ),
             None => None,
         };
         eprintln!("{workload:?}: {} operations, {} moments", trace.steps.len(), trace.moments.len());
-        let plan = Plan {
-            images: images / chosen.len() as u64,
-            seed,
-            ignored,
-            damaged: workload.damages(),
-            stop: false,
-            before: Said::default(),
-        };
+        let plan = Plan { ignored, ..Plan::of(*workload, images / chosen.len() as u64, seed) };
         let report = sweep(&trace, &plan, &|done| {
             if done.is_multiple_of(50) || done == plan.images {
                 eprint!("\r  {done} of {} images", plan.images);
@@ -104,12 +116,39 @@ fn sweep_all(
         tell(*workload, seed, &report, &program)?;
         total.add(report);
     }
-    println!("{:>8}  {}", "images", "cut during");
+    println!("{:>8}  cut during", "images");
     for (stratum, images) in &total.strata {
         println!("{images:>8}  {stratum}");
     }
     println!("{:>8}  in all, {} failed", total.images(), total.failed);
     Ok(total.failed == 0)
+}
+
+fn mutate(images: u64, seed: u64, only: Option<Workload>) -> Result<bool, Box<dyn Error>> {
+    let program = std::env::current_exe()?;
+    let mut seen: BTreeMap<&str, (u64, Option<String>)> = BTreeMap::new();
+    for workload in WORKLOADS.into_iter().filter(|w| only.is_none_or(|only| only == *w)) {
+        let trace = record(&program, workload, seed)?;
+        let kinds: BTreeSet<&'static str> = sync_kinds(&trace).into_iter().flatten().collect();
+        for kind in kinds {
+            let (tried, red) = seen.entry(kind).or_default();
+            if red.is_some() {
+                continue;
+            }
+            let report = sweep(&trace, &Plan::without(kind, workload, images, seed), &|_| {})?;
+            *tried += report.images();
+            *red = report.failures.first().map(|f| {
+                format!("{workload:?} cut during {}: {}: {}", f.stratum, f.broken.promise, f.broken.why)
+            });
+        }
+    }
+    for (kind, (tried, red)) in &seen {
+        match red {
+            Some(red) => println!("red after {tried:>5}  {kind}: {red}"),
+            None => println!("GREEN    {tried:>6}  {kind}"),
+        }
+    }
+    Ok(seen.values().all(|(_, red)| red.is_some()))
 }
 
 fn tell(workload: Workload, seed: u64, report: &Report, program: &std::path::Path) -> std::io::Result<()> {
