@@ -163,8 +163,9 @@ impl Side {
             files::remove_dir(&self.path)?;
             fs::rename(&path, &self.path)
                 .map_err(io_error(format!("rename {} into place", path.display())))?;
+            // A file system may persist two renames in either order, and a proof without its database is damage.
+            path.parent().map_or(Ok(()), files::sync_dir)?;
         }
-        // Syncs the directory, and with it the rename.
         files::write_durable(&self.proof_path, &proof.encode())?;
         self.proof = Some(proof);
         self.caught_up = true;
