@@ -140,6 +140,7 @@ fn mutate(images: u64, seed: u64, only: Option<Workload>) -> Result<bool, Box<dy
             *red = report.failures.first().map(|f| {
                 format!("{workload:?} cut during {}: {}: {}", f.stratum, f.broken.promise, f.broken.why)
             });
+            eprintln!("{workload:?}, without {kind}: {} images, {red:?}", report.images());
         }
     }
     for (kind, (tried, red)) in &seen {
