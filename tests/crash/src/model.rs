@@ -71,7 +71,7 @@ impl Said {
         match moment {
             Moment::Mark(mark) => self.mark(mark, positions),
             Moment::Begin(_) => self.closed = false,
-            Moment::End(_) | Moment::Life => {}
+            Moment::End(_) | Moment::Never(_) | Moment::Life => {}
         }
     }
 

@@ -6,7 +6,7 @@
 
 use crate::marks::Mark;
 use crate::trace::{Data, Moment, Node, Op, ROOT, Step, Trace};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
@@ -145,6 +145,7 @@ impl Parser {
     /// [`ParseError`].
     pub fn life(&mut self, input: impl BufRead) -> Result<(), ParseError> {
         self.handles.clear();
+        let first = self.trace.steps.len();
         let mut waiting: HashMap<String, Pending> = HashMap::new();
         for (index, line) in input.lines().enumerate() {
             let line = line?;
@@ -154,8 +155,41 @@ impl Parser {
                 text: line.chars().take(200).collect(),
             })?;
         }
+        self.decide(first);
         self.trace.moments.push(Moment::Life);
         Ok(())
+    }
+
+    /// What had begun when the process ended has happened by now, or never will.
+    fn decide(&mut self, first: usize) {
+        let ended: HashSet<usize> = self.trace.moments.iter().filter_map(Moment::ended).collect();
+        for step in (first..self.trace.steps.len()).filter(|step| !ended.contains(step)) {
+            let Some(op) = self.trace.steps.get(step).map(|s| s.op.clone()) else { continue };
+            let happened = self.has_happened(&op);
+            if happened {
+                self.take_over(op);
+            }
+            self.trace.moments.push(if happened { Moment::End(step) } else { Moment::Never(step) });
+        }
+    }
+
+    fn has_happened(&self, op: &Op) -> bool {
+        let at = |dir: &Node, name: &str| self.root.join(self.path_of(*dir)).join(name);
+        match op {
+            Op::Link { dir, name, .. } => at(dir, name).exists(),
+            Op::Unlink { dir, name } => !at(dir, name).exists(),
+            Op::Rename { from, name, to, new } => at(to, new).exists() && !at(from, name).exists(),
+            Op::Write { node, offset, data } => {
+                let bytes = std::fs::read(self.root.join(self.path_of(*node))).unwrap_or_default();
+                bytes.get(*offset..offset + data.len()) == Some(data.to_vec().as_slice())
+            }
+            Op::SetLen { node, len } => {
+                let found = std::fs::metadata(self.root.join(self.path_of(*node)));
+                found.is_ok_and(|found| found.len() == *len as u64)
+            }
+            // That it returned is not known, so nothing can rest on it.
+            Op::Sync { .. } | Op::SyncRange { .. } => false,
+        }
     }
 
     fn line(&mut self, line: &str, waiting: &mut HashMap<String, Pending>) -> Result<(), Fault> {
@@ -197,7 +231,7 @@ impl Parser {
         let (name, args) = split(call.trim_end())?;
         match name {
             _ if result.starts_with('?') => self.cut_short(name, &args, begun),
-            _ if result.starts_with("-1") => self.failed(name, &args),
+            _ if result.starts_with("-1") => self.failed(name, &args, begun),
             "open" | "openat" | "creat" => self.open(name, &args, result),
             "close" => {
                 self.handles.remove(&number(args.first())?);
@@ -226,29 +260,35 @@ impl Parser {
             None => self.early(name, args)?.map(|(op, path)| self.begin(op, &path)),
         };
         let Some(step) = step else { return Ok(()) };
-        let op = self.trace.steps.get(step).map(|s| s.op.clone());
+        let Some(op) = self.trace.steps.get(step).map(|s| s.op.clone()) else { return Ok(()) };
+        if let Op::Write { data, .. } = &op
+            && data.len() != unsigned(result)?
+        {
+            return Err("a short write".to_owned());
+        }
+        self.take_over(op);
+        self.trace.moments.push(Moment::End(step));
+        Ok(())
+    }
+
+    fn take_over(&mut self, op: Op) {
         match op {
-            Some(Op::Write { data, .. }) if data.len() != unsigned(result)? => {
-                return Err("a short write".to_owned());
-            }
-            Some(Op::Link { dir, name, node, is_dir }) => {
+            Op::Link { dir, name, node, is_dir } => {
                 self.dirs.entry(dir).or_default().insert(name, node);
                 if is_dir {
                     self.dirs.insert(node, BTreeMap::new());
                 }
             }
-            Some(Op::Unlink { dir, name }) => {
+            Op::Unlink { dir, name } => {
                 self.dirs.entry(dir).or_default().remove(&name);
             }
-            Some(Op::Rename { from, name, to, new }) => {
+            Op::Rename { from, name, to, new } => {
                 if let Some(node) = self.dirs.entry(from).or_default().remove(&name) {
                     self.dirs.entry(to).or_default().insert(new, node);
                 }
             }
             _ => {}
         }
-        self.trace.moments.push(Moment::End(step));
-        Ok(())
     }
 
     /// The process ended before the call did: it stays begun, its effect is unknown.
@@ -269,7 +309,8 @@ impl Parser {
     }
 
     /// Asking for what is not there is usual; a write that fails in a recording is not.
-    fn failed(&mut self, name: &str, args: &[&str]) -> Result<(), Fault> {
+    fn failed(&mut self, name: &str, args: &[&str], begun: Option<usize>) -> Result<(), Fault> {
+        self.trace.moments.extend(begun.map(Moment::Never));
         let writes = ["write", "pwrite64", "fsync", "fdatasync", "ftruncate"].contains(&name);
         if writes && self.early(name, args)?.is_some() {
             return Err("a failed write or sync".to_owned());

@@ -1,7 +1,7 @@
 //! Records a workload: each life under strace, its file operations and markers in one trace.
 
 use crate::parse::{CALLS, ParseError, Parser};
-use crate::trace::{Moment, Trace};
+use crate::trace::Trace;
 use crate::volume::Volume;
 use crate::workload::{Workload, ends_in_order};
 use std::fs::File;
@@ -169,18 +169,8 @@ fn verify(trace: &Trace, data: &Path) -> Result<(), RecordError> {
     if names(&made) != names(&there) {
         return Err(RecordError::Incomplete(format!("{:?} is not {:?}", names(&made), names(&there))));
     }
-    // What a killed process had begun may be there or not.
-    let ended: std::collections::BTreeSet<usize> = trace
-        .moments
-        .iter()
-        .filter_map(|m| if let Moment::End(step) = m { Some(*step) } else { None })
-        .collect();
-    let open: Vec<&str> = (0..trace.steps.len())
-        .filter(|step| !ended.contains(step))
-        .filter_map(|step| trace.steps.get(step).map(|s| s.path.as_str()))
-        .collect();
     for (path, bytes) in &made {
-        if path != "lock" && !open.contains(&path.as_str()) && there.get(path) != Some(bytes) {
+        if path != "lock" && there.get(path) != Some(bytes) {
             return Err(RecordError::Incomplete(format!("{path} has other bytes")));
         }
     }

@@ -1,13 +1,16 @@
 //! Which part of the store an operation belongs to: what the cuts are spread over, and what kind of sync a sync is.
 
-use crate::trace::{Node, Op, Trace};
-use std::collections::HashMap;
+use crate::trace::{Node, Op, ROOT, Trace};
+use std::collections::{HashMap, HashSet};
 
 /// A part of the store's work.
 pub type Stratum = &'static str;
 
 /// A kind of sync: where in the code it is called.
 pub type SyncKind = &'static str;
+
+/// The syncs that sled calls itself. Nothing rests on them: they do nothing in most sweeps.
+pub const SLED: SyncKind = "sled's own";
 
 /// The stratum of every step.
 #[must_use]
@@ -16,16 +19,23 @@ pub fn strata(trace: &Trace) -> Vec<Stratum> {
     trace.steps.iter().map(|step| stratum(&step.op, &step.path, &mut roles)).collect()
 }
 
-/// The kind of every step that is a sync; `None` for the others, and for those that sled calls.
+/// The kind of every step that is a sync; `None` for the others.
 #[must_use]
 pub fn sync_kinds(trace: &Trace) -> Vec<Option<SyncKind>> {
     let mut roles = HashMap::new();
     let mut last_name: HashMap<Node, &'static str> = HashMap::new();
+    let mut dirs = HashSet::from([ROOT]);
     let mut kinds = Vec::new();
     for step in &trace.steps {
         let stratum = stratum(&step.op, &step.path, &mut roles);
         match &step.op {
-            Op::Link { dir, .. } | Op::Unlink { dir, .. } => {
+            Op::Link { dir, node, is_dir, .. } => {
+                if *is_dir {
+                    dirs.insert(*node);
+                }
+                last_name.insert(*dir, name_kind(&step.op, &step.path));
+            }
+            Op::Unlink { dir, .. } => {
                 last_name.insert(*dir, name_kind(&step.op, &step.path));
             }
             Op::Rename { from, to, .. } => {
@@ -36,9 +46,10 @@ pub fn sync_kinds(trace: &Trace) -> Vec<Option<SyncKind>> {
             _ => {}
         }
         kinds.push(match &step.op {
-            Op::Sync { node, data_only } => {
-                sync_kind(&step.path, *data_only, stratum, last_name.get(node).copied())
+            Op::Sync { node, .. } if dirs.contains(node) => {
+                Some(dir_sync(&step.path, stratum, last_name.get(node).copied()))
             }
+            Op::Sync { data_only, .. } => Some(file_sync(&step.path, *data_only, stratum)),
             _ => None,
         });
     }
@@ -119,36 +130,43 @@ fn name_kind(op: &Op, path: &str) -> &'static str {
     }
 }
 
-fn sync_kind(path: &str, data_only: bool, stratum: Stratum, last: Option<&'static str>) -> Option<SyncKind> {
+fn file_sync(path: &str, data_only: bool, stratum: Stratum) -> SyncKind {
     let file = path.rsplit('/').next().unwrap_or(path);
-    let is_dir = !data_only
-        && (path.is_empty() || !file.contains('.') && file != "db" && file != "conf" && file != "extents");
-    Some(match (stratum, last) {
-        ("journal: append", _) => "journal group",
-        ("journal: header", _) => "journal header",
-        ("journal: prepare", _) => "journal zeros",
+    match stratum {
+        "journal: append" => "journal group",
+        "journal: header" => "journal header",
+        "journal: prepare" => "journal zeros",
+        "epoch" => "meta",
+        "format" => "format",
+        "views: proof" => "views proof",
+        "quarantine" => "quarantine",
+        "generation: building" | "generation: sealed" if file.starts_with("extents") => "generation extents",
+        _ if !data_only => SLED,
+        "views: in place" => "views in place, files",
+        "views: filling" => "views filling, files",
+        "generation: building" => "generation files",
+        _ => "other file",
+    }
+}
+
+fn dir_sync(path: &str, stratum: Stratum, last: Option<&'static str>) -> SyncKind {
+    match (stratum, last) {
+        _ if path.ends_with("blobs") => "blobs directory",
         ("journal: names", Some("recycled")) => "journal directory, recycled",
         ("journal: names", Some("removed")) => "journal directory, removed",
         ("journal: names", _) => "journal directory, prepared",
-        ("epoch", _) => "meta",
-        ("format", _) => "format",
         ("data directory", Some("proof")) => "data directory, proof",
         ("data directory", Some("proof removed")) => "data directory, proof removed",
         ("data directory", Some("views filled")) => "data directory, views filled",
         ("data directory", Some("format")) => "data directory, format",
         ("data directory", _) => "data directory, created",
-        ("views: proof", _) => "views proof",
-        ("views: in place", _) if data_only => "views in place, files",
-        ("views: filling", _) if data_only => "views filling, files",
-        ("views: in place", _) if is_dir => "views in place, directory",
-        ("views: filling", _) if is_dir => "views filling, directory",
-        ("generation: building", _) if file.starts_with("extents") => "generation extents",
-        ("generation: building", _) if data_only => "generation files",
-        ("generation: building", _) if is_dir || path.ends_with(".building") => "generation directory",
+        ("views: in place", _) => "views in place, directory",
+        ("views: filling", _) => "views filling, directory",
+        ("generation: building", _) => "generation directory",
         ("generation: names", Some("sealed")) => "generations, sealed",
         ("generation: names", Some("consumed")) => "generations, consumed",
         ("generation: names", _) => "generations, created",
         ("quarantine", _) => "quarantine",
-        _ => return None,
-    })
+        _ => "other directory",
+    }
 }

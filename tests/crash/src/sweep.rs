@@ -3,7 +3,7 @@
 use crate::judge::{Broken, Case, judge};
 use crate::model::{Said, all_positions};
 use crate::record::scratch;
-use crate::strata::{Stratum, SyncKind, strata, sync_kinds};
+use crate::strata::{SLED, Stratum, SyncKind, strata, sync_kinds};
 use crate::trace::{Moment, Trace};
 use crate::volume::{Image, Unkindness, Volume};
 use crate::workload::Workload;
@@ -23,8 +23,10 @@ pub struct Plan {
     pub images: u64,
     /// Where the choice begins.
     pub seed: u64,
-    /// Syncs of this kind do nothing; cuts only after the first of them.
-    pub ignored: Option<SyncKind>,
+    /// Syncs of this kind do nothing; cuts only after the first of them. Must fail.
+    pub without: Option<SyncKind>,
+    /// The syncs that sled calls itself do nothing, either. Must not fail.
+    pub mistrust_sled: bool,
     /// Bytes were changed behind the store's back.
     pub damaged: bool,
     /// Stop at the first failure.
@@ -38,13 +40,13 @@ impl Plan {
     #[must_use]
     pub fn of(workload: Workload, images: u64, seed: u64) -> Plan {
         let damaged = workload.damages();
-        Plan { images, seed, ignored: None, damaged, stop: false, before: Said::default() }
+        Plan { images, seed, without: None, mistrust_sled: true, damaged, stop: false, before: Said::default() }
     }
 
     /// On a disk where syncs of `kind` do nothing, up to the first broken promise.
     #[must_use]
     pub fn without(kind: SyncKind, workload: Workload, images: u64, seed: u64) -> Plan {
-        Plan { ignored: Some(kind), stop: true, ..Plan::of(workload, images, seed) }
+        Plan { without: Some(kind), stop: true, ..Plan::of(workload, images, seed) }
     }
 }
 
@@ -138,17 +140,17 @@ pub fn sweep(trace: &Trace, plan: &Plan, progress: &(dyn Fn(u64) + Sync)) -> io:
 fn choose(trace: &Trace, plan: &Plan) -> Vec<Cut> {
     let strata = strata(trace);
     let kinds = sync_kinds(trace);
-    let first = trace.moments.iter().position(|moment| match (plan.ignored, moment) {
+    let first = trace.moments.iter().position(|moment| match (plan.without, moment) {
         (Some(kind), Moment::End(step)) => kinds.get(*step).is_some_and(|k| *k == Some(kind)),
         _ => false,
     });
-    if plan.ignored.is_some() && first.is_none() {
+    if plan.without.is_some() && first.is_none() {
         return Vec::new();
     }
     let mut places: BTreeMap<Stratum, Vec<usize>> = BTreeMap::new();
     for (index, moment) in trace.moments.iter().enumerate().skip(first.unwrap_or(0)) {
         let stratum = match moment {
-            Moment::Begin(step) | Moment::End(step) => strata.get(*step).copied().unwrap_or("other"),
+            Moment::Begin(step) | Moment::End(step) | Moment::Never(step) => strata.get(*step).copied().unwrap_or("other"),
             Moment::Mark(_) => "answers",
             Moment::Life => "ends of lives",
         };
@@ -171,7 +173,7 @@ fn choose(trace: &Trace, plan: &Plan) -> Vec<Cut> {
 
 fn stratum_at(trace: &Trace, strata: &[Stratum], after: usize) -> Stratum {
     match trace.moments.get(after.saturating_sub(1)) {
-        Some(Moment::Begin(step) | Moment::End(step)) => strata.get(*step).copied().unwrap_or("other"),
+        Some(Moment::Begin(step) | Moment::End(step) | Moment::Never(step)) => strata.get(*step).copied().unwrap_or("other"),
         Some(Moment::Mark(_)) => "answers",
         _ => "ends of lives",
     }
@@ -220,10 +222,8 @@ struct Film<'a> {
 
 impl<'a> Film<'a> {
     fn new(trace: &'a Trace, plan: &'a Plan) -> Self {
-        let volume = match plan.ignored {
-            Some(kind) => Volume::ignoring(kind, sync_kinds(trace)),
-            None => Volume::new(),
-        };
+        let ignored = plan.without.into_iter().chain(plan.mistrust_sled.then_some(SLED)).collect();
+        let volume = Volume::ignoring(ignored, sync_kinds(trace));
         let (positions, said) = (all_positions(trace), plan.before.clone());
         Film { trace, plan, positions, volume, said, at: 0 }
     }
@@ -239,7 +239,7 @@ impl<'a> Film<'a> {
     fn shoot(&self, cut: &Cut, dir: &Path) -> io::Result<(Image, Unkindness, Result<(), Broken>, Duration)> {
         let mut rng = Rng::new(cut.seed);
         let mut unkindness = Unkindness::draw(&mut rng);
-        if self.plan.ignored.is_some() && rng.chance(400) {
+        if self.plan.without.is_some() && rng.chance(400) {
             // What a missing sync costs shows best when nothing comes by luck.
             unkindness.data = crate::volume::Keep::None;
         }

@@ -146,6 +146,8 @@ pub enum Moment {
     Begin(usize),
     /// It returned.
     End(usize),
+    /// The process ended first, and it had no effect.
+    Never(usize),
     /// The workload said something.
     Mark(Mark),
     /// The process ended, one way or the other; another life begins.
@@ -159,4 +161,15 @@ pub struct Trace {
     pub steps: Vec<Step>,
     /// All moments.
     pub moments: Vec<Moment>,
+}
+
+impl Moment {
+    /// The step that ended, one way or the other.
+    #[must_use]
+    pub fn ended(&self) -> Option<usize> {
+        match self {
+            Moment::End(step) | Moment::Never(step) => Some(*step),
+            _ => None,
+        }
+    }
 }

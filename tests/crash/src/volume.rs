@@ -78,8 +78,10 @@ pub struct Volume {
     names: Vec<NameChange>,
     /// Syncs under way: which steps they will have made durable.
     syncs: HashMap<usize, BTreeSet<usize>>,
-    /// Syncs of this kind are treated as if the code did not have them.
-    ignored: Option<(SyncKind, Vec<Option<SyncKind>>)>,
+    /// Syncs of these kinds are treated as if the code did not have them.
+    ignored: Vec<SyncKind>,
+    /// Per step.
+    kinds: Vec<Option<SyncKind>>,
 }
 
 impl Default for Volume {
@@ -98,14 +100,15 @@ impl Volume {
             durable_dirs: HashMap::from([(ROOT, Names::new())]),
             names: Vec::new(),
             syncs: HashMap::new(),
-            ignored: None,
+            ignored: Vec::new(),
+            kinds: Vec::new(),
         }
     }
 
-    /// The same, on a disk where syncs of `kind` do nothing; `kinds` per step.
+    /// The same, on a disk where some syncs do nothing; `kinds` per step.
     #[must_use]
-    pub fn ignoring(kind: SyncKind, kinds: Vec<Option<SyncKind>>) -> Self {
-        Volume { ignored: Some((kind, kinds)), ..Self::new() }
+    pub fn ignoring(ignored: Vec<SyncKind>, kinds: Vec<Option<SyncKind>>) -> Self {
+        Volume { ignored, kinds, ..Self::new() }
     }
 
     /// Lets one moment of `trace` happen.
@@ -121,7 +124,19 @@ impl Volume {
                     self.end(*step, &found.op);
                 }
             }
+            Moment::Never(step) => self.never(*step),
             Moment::Mark(_) | Moment::Life => {}
+        }
+    }
+
+    fn never(&mut self, step: usize) {
+        self.syncs.remove(&step);
+        for file in self.files.values_mut().filter(|file| file.pending.iter().any(|p| p.step == step)) {
+            file.pending.retain(|pending| pending.step != step);
+            file.current = file.durable.clone();
+            for pending in &file.pending {
+                apply(&pending.change, &mut file.current);
+            }
         }
     }
 
@@ -184,9 +199,7 @@ impl Volume {
 
     fn synced(&mut self, step: usize, node: Node) {
         let covered = self.syncs.remove(&step).unwrap_or_default();
-        if let Some((kind, kinds)) = &self.ignored
-            && kinds.get(step).is_some_and(|k| k.as_ref() == Some(kind))
-        {
+        if self.kinds.get(step).copied().flatten().is_some_and(|kind| self.ignored.contains(&kind)) {
             return;
         }
         if let Some(file) = self.files.get_mut(&node) {

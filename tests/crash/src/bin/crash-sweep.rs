@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use eventmesh_edge_crash::record::{failures_dir, record};
-use eventmesh_edge_crash::strata::sync_kinds;
+use eventmesh_edge_crash::strata::{SLED, sync_kinds};
 use eventmesh_edge_crash::sweep::{Plan, Report, sweep};
 use eventmesh_edge_crash::workload::{WORKLOADS, Workload, live};
 use std::collections::{BTreeMap, BTreeSet};
@@ -105,7 +105,7 @@ fn sweep_all(
             None => None,
         };
         eprintln!("{workload:?}: {} operations, {} moments", trace.steps.len(), trace.moments.len());
-        let plan = Plan { ignored, ..Plan::of(*workload, images / chosen.len() as u64, seed) };
+        let plan = Plan { without: ignored, ..Plan::of(*workload, images / chosen.len() as u64, seed) };
         let report = sweep(&trace, &plan, &|done| {
             if done.is_multiple_of(50) || done == plan.images {
                 eprint!("\r  {done} of {} images", plan.images);
@@ -130,7 +130,7 @@ fn mutate(images: u64, seed: u64, only: Option<Workload>) -> Result<bool, Box<dy
     for workload in WORKLOADS.into_iter().filter(|w| only.is_none_or(|only| only == *w)) {
         let trace = record(&program, workload, seed)?;
         let kinds: BTreeSet<&'static str> = sync_kinds(&trace).into_iter().flatten().collect();
-        for kind in kinds {
+        for kind in kinds.into_iter().filter(|kind| *kind != SLED) {
             let (tried, red) = seen.entry(kind).or_default();
             if red.is_some() {
                 continue;
