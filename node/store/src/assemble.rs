@@ -160,6 +160,7 @@ pub(crate) fn assemble(site: Site, spec: StoreSpec, options: &StoreOptions) -> R
     };
     let recovered =
         recover(&*disk, loaded.map(|m| m.identity)).map_err(|error| recover_failed(&path, error))?;
+    settle_tail(&*disk, &recovered);
     let from_segments = recovered.segments.last().map(|found| found.header.identity);
     let known = loaded.map(|m| m.identity).or(from_segments);
     let epoch = loaded.map_or(0, |m| m.epoch).max(recovered.epoch) + 1;
@@ -181,6 +182,16 @@ pub(crate) fn assemble(site: Site, spec: StoreSpec, options: &StoreOptions) -> R
     tidy(&core, &*disk, &pool, &recovered, &opened, limits.spare_segments);
     core.commit_findings(&mut writer);
     Ok(Assembled { core, writer, opened })
+}
+
+/// What a killed process wrote and had not synced can be read all the same, as long as the power stays. Before it is
+/// believed it is made durable: it will be read and forwarded (P3), and the next segment's header vouches for it.
+fn settle_tail(disk: &dyn Disk, recovered: &Recovered) {
+    let Some(newest) = recovered.segments.last() else { return };
+    let synced = newest.source.file.sync_data().and_then(|()| disk.sync_dir(DIR));
+    if let Err(error) = synced {
+        tracing::warn!(%error, "the end of the journal cannot be synced: what was not answered may be lost again");
+    }
 }
 
 fn recover_failed(path: &Path, error: RecoverError) -> OpenError {
