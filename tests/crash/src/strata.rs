@@ -9,8 +9,10 @@ pub type Stratum = &'static str;
 /// A kind of sync: where in the code it is called.
 pub type SyncKind = &'static str;
 
-/// The syncs that sled calls itself. Nothing rests on them: they do nothing in most sweeps.
-pub const SLED: SyncKind = "sled's own";
+/// The syncs of its log that sled calls itself. Nothing may rest on them: they do nothing in the sweeps. Those of its
+/// snapshots count: it writes one at an open for reading, too, when no sync of ours follows.
+pub const SLED: SyncKind = "sled's own, of db";
+const SLED_SNAPSHOT: SyncKind = "sled's own, of a snapshot";
 
 /// The stratum of every step.
 #[must_use]
@@ -141,6 +143,7 @@ fn file_sync(path: &str, data_only: bool, stratum: Stratum) -> SyncKind {
         "views: proof" => "views proof",
         "quarantine" => "quarantine",
         "generation: building" | "generation: sealed" if file.starts_with("extents") => "generation extents",
+        _ if !data_only && file.starts_with("snap.") => SLED_SNAPSHOT,
         _ if !data_only => SLED,
         "views: in place" => "views in place, files",
         "views: filling" => "views filling, files",

@@ -14,10 +14,16 @@ pub struct Node(pub u32);
 pub const ROOT: Node = Node(0);
 
 /// Bytes whose zeros at the end are only counted: sled and the journal write many.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Data {
     bytes: Vec<u8>,
     len: usize,
+}
+
+impl std::fmt::Debug for Data {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes, {} before the zeros", self.len, self.bytes.len())
+    }
 }
 
 impl Data {

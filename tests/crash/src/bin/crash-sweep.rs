@@ -4,6 +4,8 @@ use clap::{Parser, Subcommand};
 use eventmesh_edge_crash::record::{failures_dir, record};
 use eventmesh_edge_crash::strata::{SLED, sync_kinds};
 use eventmesh_edge_crash::sweep::{Plan, Report, sweep};
+use eventmesh_edge_crash::marks::Mark;
+use eventmesh_edge_crash::trace::{Moment, Trace};
 use eventmesh_edge_crash::workload::{WORKLOADS, Workload, live};
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
@@ -34,6 +36,12 @@ enum Command {
         /// Syncs of this kind do nothing: must fail.
         #[arg(long)]
         without: Option<String>,
+        /// The syncs that sled calls itself count.
+        #[arg(long)]
+        trust_sled: bool,
+        /// Prints the operations on paths that begin so, before the first failure.
+        #[arg(long)]
+        show: Option<String>,
     },
     /// Leaves out each kind of sync in turn, and tells which promise breaks.
     Mutate {
@@ -68,7 +76,10 @@ fn main() -> ExitCode {
             live(workload, seed, life, &data, &marker).map(|()| true).map_err(Into::into)
         }
         Command::Mutate { images, seed, workload } => mutate(images, seed, workload),
-        Command::Sweep { images, seed, workload, without } => sweep_all(images, seed, workload, without),
+        Command::Sweep { images, seed, workload, without, trust_sled, show } => {
+            let how = How { without, trust_sled, show };
+            sweep_all(images, seed, workload, &how)
+        }
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
@@ -80,11 +91,17 @@ fn main() -> ExitCode {
     }
 }
 
+struct How {
+    without: Option<String>,
+    trust_sled: bool,
+    show: Option<String>,
+}
+
 fn sweep_all(
     images: u64,
     seed: u64,
     only: Option<Workload>,
-    without: Option<String>,
+    how: &How,
 ) -> Result<bool, Box<dyn Error>> {
     let program = std::env::current_exe()?;
     let chosen: Vec<Workload> =
@@ -93,7 +110,7 @@ fn sweep_all(
     for workload in &chosen {
         let trace = record(&program, *workload, seed)?;
         let kinds = sync_kinds(&trace);
-        let ignored = match &without {
+        let ignored = match &how.without {
             Some(name) => Some(
                 kinds
                     .iter()
@@ -105,7 +122,7 @@ fn sweep_all(
             None => None,
         };
         eprintln!("{workload:?}: {} operations, {} moments", trace.steps.len(), trace.moments.len());
-        let plan = Plan { without: ignored, ..Plan::of(*workload, images / chosen.len() as u64, seed) };
+        let plan = Plan { without: ignored, mistrust_sled: !how.trust_sled, ..Plan::of(*workload, images / chosen.len() as u64, seed) };
         let report = sweep(&trace, &plan, &|done| {
             if done.is_multiple_of(50) || done == plan.images {
                 eprint!("\r  {done} of {} images", plan.images);
@@ -114,6 +131,9 @@ fn sweep_all(
         })?;
         eprintln!(", {} failed, slowest {} ms", report.failed, report.slowest.as_millis());
         tell(*workload, seed, &report, &program)?;
+        if let (Some(prefix), Some(failure)) = (&how.show, report.failures.first()) {
+            show(&trace, prefix, failure.cut.after);
+        }
         total.add(report);
     }
     println!("{:>8}  cut during", "images");
@@ -122,6 +142,28 @@ fn sweep_all(
     }
     println!("{:>8}  in all, {} failed", total.images(), total.failed);
     Ok(total.failed == 0)
+}
+
+/// The last operations on some paths before a cut.
+fn show(trace: &Trace, prefix: &str, after: usize) {
+    let kinds = sync_kinds(trace);
+    let before: Vec<(usize, &Moment)> = trace.moments.iter().enumerate().take(after).collect();
+    let wanted = |step: usize| trace.steps.get(step).filter(|step| step.path.starts_with(prefix));
+    let mut lines = Vec::new();
+    for (index, moment) in before {
+        match moment {
+            Moment::Begin(step) => lines.extend(wanted(*step).map(|found| {
+                let kind = kinds.get(*step).copied().flatten().unwrap_or("");
+                format!("{index:>6} {:?} {} {kind}", found.op, found.path)
+            })),
+            Moment::Life => lines.push(format!("{index:>6} -- life ends")),
+            Moment::Mark(Mark::Opened { .. } | Mark::Closed) => lines.push(format!("{index:>6} {moment:?}")),
+            _ => {}
+        }
+    }
+    for line in lines.iter().skip(lines.len().saturating_sub(120)) {
+        println!("{}", line.chars().take(230).collect::<String>());
+    }
 }
 
 fn mutate(images: u64, seed: u64, only: Option<Workload>) -> Result<bool, Box<dyn Error>> {
