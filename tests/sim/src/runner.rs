@@ -105,7 +105,7 @@ pub fn guarded(
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("panic");
-            Err(Failure { store, seed, what: format!("panic: {text}") })
+            Err(Failure { store, seed, what: format!("panic: {text:.300}") })
         }
     }
 }
