@@ -436,9 +436,8 @@ impl Forwarder {
     /// earlier wish comes true, so that an acknowledgement costs no new timer.
     fn wake_at(&mut self, now: Duration, out: &mut Vec<Action>) {
         let Some(deadline) = self.deadline(now) else { return };
-        if self.phase != Phase::Done && self.wake.is_none_or(|at| deadline < at) {
-            debug_assert!(deadline > now, "a deadline that has passed is a busy loop: {self:?}");
-            let at = deadline.max(now + Duration::from_millis(1));
+        let at = deadline.max(now + Duration::from_millis(1));
+        if self.phase != Phase::Done && self.wake.is_none_or(|wake| at < wake) {
             self.wake = Some(at);
             out.push(Action::WakeAt(at));
         }

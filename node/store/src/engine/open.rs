@@ -229,11 +229,18 @@ impl Engine {
 
     fn find_generations(&mut self) -> Result<(), BackingError> {
         let sealed = super::read::lock_generations(&self.shared_generations).sealed();
-        for (number, lsns, extents) in sealed {
-            for segment in &mut self.segments {
-                let covered = *lsns.start() <= segment.first_lsn && segment.last_lsn <= *lsns.end();
-                segment.sealed |= covered && segment.last_lsn >= segment.first_lsn;
+        // A group that failed may stand at the end of its segment all the same, with the number of the one that took its
+        // place in the next segment and so, perhaps, in the next generation: both together hold everything.
+        for segment in &mut self.segments {
+            let mut next = segment.first_lsn;
+            for (_, lsns, _) in &sealed {
+                if lsns.contains(&next) {
+                    next = Lsn(lsns.end().0 + 1);
+                }
             }
+            segment.sealed |= next > segment.last_lsn && segment.last_lsn >= segment.first_lsn;
+        }
+        for (number, _, extents) in sealed {
             if self.tables.views.get(&keys::generation(number))?.is_none() {
                 let views = vec![(keys::generation(number), Some(encode_extents(&extents)))];
                 self.commit_internal(Internal { views, ..Internal::default() });
