@@ -39,6 +39,7 @@ impl Received {
 /// The subscriber; ends when dropped.
 pub struct Auditor {
     seen: Arc<Mutex<Vec<Received>>>,
+    ended: Arc<Mutex<Option<String>>>,
     task: JoinHandle<()>,
 }
 
@@ -59,16 +60,32 @@ impl Auditor {
             }
         }
         let seen = Arc::new(Mutex::new(Vec::new()));
-        let book = Arc::clone(&seen);
+        let ended = Arc::new(Mutex::new(None));
+        let (book, end) = (Arc::clone(&seen), Arc::clone(&ended));
         let task = tokio::spawn(async move {
             let _keep = client;
-            while let Ok(event) = events.poll().await {
-                if let Event::Incoming(Packet::Publish(publish)) = event {
-                    book.lock().unwrap_or_else(PoisonError::into_inner).push(received(publish));
+            loop {
+                match events.poll().await {
+                    Ok(Event::Incoming(Packet::Publish(publish))) => {
+                        book.lock().unwrap_or_else(PoisonError::into_inner).push(received(publish));
+                    }
+                    Ok(_) => {}
+                    // A hub that drops its subscriber keeps nothing for it: what follows is lost to the audit, not to us.
+                    Err(error) => {
+                        *end.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+                        return;
+                    }
                 }
             }
         });
-        Ok(Auditor { seen, task })
+        Ok(Auditor { seen, ended, task })
+    }
+
+    /// Whether it still listens; if not, why.
+    #[must_use]
+    pub fn state(&self) -> String {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        ended.as_ref().map_or_else(|| "listens".to_owned(), |why| format!("lost its connection: {why}"))
     }
 
     /// What came so far, in order.

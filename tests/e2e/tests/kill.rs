@@ -76,7 +76,7 @@ async fn nothing_acknowledged_is_lost_under_sigkill_and_a_failing_link() -> Resu
             .then_some(())
     })
     .await
-    .or_else(|_| missing(&books, &auditor))?;
+    .or_else(|_| missing(&books, &auditor, &node))?;
 
     let seen = auditor.seen().clone();
     println!(
@@ -176,7 +176,11 @@ fn message(received: &Received) -> (String, u64) {
     (value["client"].as_str().unwrap_or_default().to_owned(), value["n"].as_u64().unwrap_or(u64::MAX))
 }
 
-fn missing(books: &[Books], auditor: &Auditor) -> Result {
+/// Says what is missing, and who stands still: the node's own word, the end of its log, and whether the auditor listens.
+fn missing(books: &[Books], auditor: &Auditor, node: &Node) -> Result {
+    let log = node.log();
+    let tail: Vec<_> = log.lines().rev().take(20).collect();
+    println!("kill: auditor {}; status {:?}; log, newest first: {tail:#?}", auditor.state(), node.status());
     let arrived: BTreeSet<_> = auditor.seen().iter().map(message).collect();
     let lost: Vec<_> = books
         .iter()
