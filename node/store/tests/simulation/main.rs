@@ -1,0 +1,12 @@
+//! The store over a simulated disk: power cuts, failed syncs, full disks, damage. Everything is decided by seeds.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "helpers of tests are not in `#[test]` functions"
+)]
+
+mod damage;
+mod power;
+mod space;
+mod support;
+mod world;
