@@ -100,6 +100,14 @@ impl SledGenerations {
                 }
             }
         }
+        // A process killed between the rename and its sync leaves a name that can be seen and is not durable. From here
+        // on the journal lets go of what lies in it.
+        if !sealed.is_empty()
+            && let Err(error) = files::sync_dir(&dir)
+        {
+            // No reason not to start (P6).
+            tracing::warn!(%error, "names of generations cannot be synced");
+        }
         let data_dir = data_dir.to_owned();
         Ok((SledGenerations { data_dir, dir, sealed, open: Vec::new(), bytes_written: 0 }, report))
     }
