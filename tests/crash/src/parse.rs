@@ -6,7 +6,7 @@
 
 use crate::marks::Mark;
 use crate::trace::{Data, Moment, Node, Op, ROOT, Step, Trace};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
@@ -107,12 +107,60 @@ impl Parser {
         Ok(())
     }
 
+    /// Goes on after the first `upto` moments of a trace, at which the process was killed: writes that had begun are done,
+    /// syncs and renames that had not returned are not.
+    #[must_use]
+    pub fn resume(root: &Path, marker: &Path, trace: &Trace, upto: usize) -> Self {
+        let mut this = Parser::new(root, marker);
+        let moments = trace.moments.iter().take(upto);
+        let steps = moments.clone().filter_map(|m| if let Moment::Begin(step) = m { Some(step + 1) } else { None });
+        let steps = steps.max().unwrap_or(0);
+        this.trace.steps = trace.steps.iter().take(steps).cloned().collect();
+        let mut open = BTreeSet::new();
+        for moment in moments {
+            match moment {
+                Moment::Begin(step) => {
+                    open.insert(*step);
+                }
+                Moment::End(step) | Moment::Never(step) => {
+                    open.remove(step);
+                }
+                _ => {}
+            }
+            this.follow(moment.clone());
+        }
+        for step in open {
+            let is_write = matches!(
+                this.trace.steps.get(step).map(|s| &s.op),
+                Some(Op::Write { .. } | Op::SetLen { .. })
+            );
+            this.follow(if is_write { Moment::End(step) } else { Moment::Never(step) });
+        }
+        this.follow(Moment::Life);
+        this
+    }
+
+    fn follow(&mut self, moment: Moment) {
+        if let Moment::End(step) = moment
+            && let Some(op) = self.trace.steps.get(step).map(|s| s.op.clone())
+        {
+            self.take_over(op);
+        }
+        self.trace.moments.push(moment);
+    }
+
     /// Bytes that somebody changed while no process ran: as if written and synced.
     pub fn meddle(&mut self, path: &str, offset: usize, bytes: Vec<u8>) -> bool {
         let Some(node) = self.find(path) else { return false };
         self.add(Op::Write { node, offset, data: Data::new(bytes) }, path);
         self.add(Op::Sync { node, data_only: true }, path);
         true
+    }
+
+    /// How many moments there are so far.
+    #[must_use]
+    pub fn moments(&self) -> usize {
+        self.trace.moments.len()
     }
 
     /// What there is.
@@ -274,6 +322,7 @@ impl Parser {
     fn take_over(&mut self, op: Op) {
         match op {
             Op::Link { dir, name, node, is_dir } => {
+                self.next_node = self.next_node.max(node.0 + 1);
                 self.dirs.entry(dir).or_default().insert(name, node);
                 if is_dir {
                     self.dirs.insert(node, BTreeMap::new());

@@ -1,6 +1,8 @@
 //! Records a workload: each life under strace, its file operations and markers in one trace.
 
+use crate::model::all_positions;
 use crate::parse::{CALLS, ParseError, Parser};
+use crate::sweep::{Cut, Plan, image};
 use crate::trace::Trace;
 use crate::volume::Volume;
 use crate::workload::{Workload, ends_in_order};
@@ -59,24 +61,47 @@ pub fn record(program: &Path, workload: Workload, seed: u64) -> Result<Trace, Re
     Ok(trace)
 }
 
-/// Records the start of the store in a copy of `image`, and a few commits after it.
+/// How a recorded life came to its end before the one that is recorded now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The power was cut: what was not durable is as the seed has it, and all that is left is durable.
+    Power,
+    /// The process was killed: everything can be read, and what was not durable is so no more than before.
+    Kill,
+}
+
+/// Records a start, and what follows, in the directory that a cut of an earlier recording leaves. Returns the recording
+/// and how to sweep what is new in it.
 ///
 /// # Errors
 /// [`RecordError`].
-pub fn record_start(
+pub fn record_after(
     program: &Path,
-    (workload, seed, life): (Workload, u64, u32),
-    image: &Path,
-) -> Result<Trace, RecordError> {
+    trace: &Trace,
+    plan: &Plan,
+    (cut, end): (&Cut, End),
+) -> Result<(Trace, Plan), RecordError> {
     let scratch = scratch()?;
     let data = scratch.path().join("data");
-    copy(image, &data)?;
-    let mut parser = Parser::new(&data, &scratch.path().join("marks"));
-    parser.adopt(&data)?;
-    one_life(program, (workload, seed, life), scratch.path(), &mut parser)?;
+    let marks = scratch.path().join("marks");
+    let (image, said) = image(trace, plan, cut, end);
+    image.write(&data)?;
+    let life = u32::try_from(said.life + 1).unwrap_or(u32::MAX);
+    let mut positions = all_positions(trace);
+    positions.retain(|number, _| said.commits.iter().any(|commit| commit.planned.number == *number));
+    let (mut parser, before) = match end {
+        End::Kill => (Parser::resume(&data, &marks, trace, cut.after), plan.before.clone()),
+        End::Power => {
+            let mut parser = Parser::new(&data, &marks);
+            parser.adopt(&data)?;
+            (parser, said)
+        }
+    };
+    let from = parser.moments();
+    one_life(program, (plan.workload, cut.seed % 1000, life), scratch.path(), &mut parser)?;
     let trace = parser.finish();
     verify(&trace, &data)?;
-    Ok(trace)
+    Ok((trace, Plan { from, before, positions, ..plan.clone() }))
 }
 
 /// A directory in memory if there is one: the images are many.
@@ -141,20 +166,6 @@ fn damage(parser: &mut Parser, data: &Path, seed: u64) -> Result<(), RecordError
     Ok(())
 }
 
-fn copy(from: &Path, to: &Path) -> io::Result<()> {
-    std::fs::create_dir_all(to)?;
-    for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy(&entry.path(), &target)?;
-        } else {
-            std::fs::copy(entry.path(), &target)?;
-        }
-    }
-    Ok(())
-}
-
 /// The directory that all operations together make must be the one that is there.
 fn verify(trace: &Trace, data: &Path) -> Result<(), RecordError> {
     let mut volume = Volume::new();
@@ -164,10 +175,10 @@ fn verify(trace: &Trace, data: &Path) -> Result<(), RecordError> {
     let made = volume.current_files();
     let mut there = std::collections::BTreeMap::new();
     list(data, "", &mut there)?;
-    let names =
-        |files: &std::collections::BTreeMap<String, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
-    if names(&made) != names(&there) {
-        return Err(RecordError::Incomplete(format!("{:?} is not {:?}", names(&made), names(&there))));
+    let missing = made.keys().filter(|name| !there.contains_key(*name));
+    let unknown = there.keys().filter(|name| !made.contains_key(*name));
+    if let Some(name) = missing.chain(unknown).next() {
+        return Err(RecordError::Incomplete(format!("{name} is in one of the two only")));
     }
     for (path, bytes) in &made {
         if path != "lock" && there.get(path) != Some(bytes) {

@@ -2,7 +2,7 @@
 
 use crate::judge::{Broken, Case, judge};
 use crate::model::{Said, all_positions};
-use crate::record::scratch;
+use crate::record::{End, scratch};
 use crate::strata::{SLED, Stratum, SyncKind, strata, sync_kinds};
 use crate::trace::{Moment, Trace};
 use crate::volume::{Image, Unkindness, Volume};
@@ -19,6 +19,10 @@ use std::time::{Duration, Instant};
 /// Which images.
 #[derive(Clone, Debug)]
 pub struct Plan {
+    /// What was recorded.
+    pub workload: Workload,
+    /// Cuts after so many moments only.
+    pub from: usize,
     /// How many.
     pub images: u64,
     /// Where the choice begins.
@@ -33,6 +37,8 @@ pub struct Plan {
     pub stop: bool,
     /// What earlier commits left, for a recording that began in an image.
     pub before: Said,
+    /// Positions that commits had got, and nobody was told of before the process was killed.
+    pub positions: HashMap<u64, Vec<u64>>,
 }
 
 impl Plan {
@@ -40,7 +46,7 @@ impl Plan {
     #[must_use]
     pub fn of(workload: Workload, images: u64, seed: u64) -> Plan {
         let damaged = workload.damages();
-        Plan { images, seed, without: None, mistrust_sled: true, damaged, stop: false, before: Said::default() }
+        Plan { workload, from: 0, images, seed, without: None, mistrust_sled: true, damaged, stop: false, before: Said::default(), positions: HashMap::new() }
     }
 
     /// On a disk where syncs of `kind` do nothing, up to the first broken promise.
@@ -148,7 +154,7 @@ fn choose(trace: &Trace, plan: &Plan) -> Vec<Cut> {
         return Vec::new();
     }
     let mut places: BTreeMap<Stratum, Vec<usize>> = BTreeMap::new();
-    for (index, moment) in trace.moments.iter().enumerate().skip(first.unwrap_or(0)) {
+    for (index, moment) in trace.moments.iter().enumerate().skip(first.unwrap_or(0).max(plan.from)) {
         let stratum = match moment {
             Moment::Begin(step) | Moment::End(step) | Moment::Never(step) => strata.get(*step).copied().unwrap_or("other"),
             Moment::Mark(_) => "answers",
@@ -224,7 +230,8 @@ impl<'a> Film<'a> {
     fn new(trace: &'a Trace, plan: &'a Plan) -> Self {
         let ignored = plan.without.into_iter().chain(plan.mistrust_sled.then_some(SLED)).collect();
         let volume = Volume::ignoring(ignored, sync_kinds(trace));
-        let (positions, said) = (all_positions(trace), plan.before.clone());
+        let (mut positions, said) = (plan.positions.clone(), plan.before.clone());
+        positions.extend(all_positions(trace));
         Film { trace, plan, positions, volume, said, at: 0 }
     }
 
@@ -276,12 +283,21 @@ pub fn replay(trace: &Trace, plan: &Plan, cut: &Cut, dir: &Path) -> io::Result<R
     Ok(verdict)
 }
 
-/// The image of a cut, and what was said before it.
+/// Some cuts of a plan.
 #[must_use]
-pub fn image(trace: &Trace, plan: &Plan, cut: &Cut) -> (Image, Said) {
+pub fn cuts(trace: &Trace, plan: &Plan) -> Vec<Cut> {
+    choose(trace, plan)
+}
+
+/// The directory after a cut, and what was said before it.
+#[must_use]
+pub fn image(trace: &Trace, plan: &Plan, cut: &Cut, end: End) -> (Image, Said) {
     let mut film = Film::new(trace, plan);
     film.advance(cut.after);
     let mut rng = Rng::new(cut.seed);
-    let unkindness = Unkindness::draw(&mut rng);
+    let unkindness = match end {
+        End::Power => Unkindness::draw(&mut rng),
+        End::Kill => Unkindness::NONE,
+    };
     (film.volume.cut(&unkindness, &mut rng), film.said.clone())
 }

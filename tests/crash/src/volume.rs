@@ -525,6 +525,15 @@ pub struct Unkindness {
 }
 
 impl Unkindness {
+    /// Everything that was written is there.
+    pub const NONE: Unkindness = Unkindness {
+        names: Keep::All,
+        data: Keep::All,
+        torn: 0,
+        sizes: Sizes::WithData,
+        garbage: false,
+    };
+
     /// Drawn.
     pub fn draw(rng: &mut Rng) -> Unkindness {
         let keep = |rng: &mut Rng| match rng.below(8) {

@@ -1,9 +1,9 @@
 //! The long sweep, and the child process that workloads live in.
 
 use clap::{Parser, Subcommand};
-use eventmesh_edge_crash::record::{failures_dir, record};
+use eventmesh_edge_crash::record::{End, failures_dir, record, record_after};
 use eventmesh_edge_crash::strata::{SLED, sync_kinds};
-use eventmesh_edge_crash::sweep::{Plan, Report, sweep};
+use eventmesh_edge_crash::sweep::{Plan, Report, cuts, sweep};
 use eventmesh_edge_crash::marks::Mark;
 use eventmesh_edge_crash::trace::{Moment, Trace};
 use eventmesh_edge_crash::workload::{WORKLOADS, Workload, live};
@@ -55,6 +55,21 @@ enum Command {
         #[arg(long)]
         workload: Option<Workload>,
     },
+    /// Records starts after cuts and kills, and cuts again during them.
+    Again {
+        /// How many starts, of each kind and workload.
+        #[arg(long, default_value_t = 10)]
+        starts: u64,
+        /// Images of each start.
+        #[arg(long, default_value_t = 60)]
+        images: u64,
+        /// What is recorded, and which images are chosen.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Only this workload.
+        #[arg(long)]
+        workload: Option<Workload>,
+    },
     /// Lives one life of a workload; run under strace by `sweep`.
     Life {
         /// Which workload.
@@ -75,6 +90,7 @@ fn main() -> ExitCode {
         Command::Life { workload, seed, life, data, marker } => {
             live(workload, seed, life, &data, &marker).map(|()| true).map_err(Into::into)
         }
+        Command::Again { starts, images, seed, workload } => again((starts, images), seed, workload),
         Command::Mutate { images, seed, workload } => mutate(images, seed, workload),
         Command::Sweep { images, seed, workload, without, trust_sled, show } => {
             let how = How { without, trust_sled, show };
@@ -137,6 +153,36 @@ fn sweep_all(
         total.add(report);
     }
     println!("{:>8}  cut during", "images");
+    for (stratum, images) in &total.strata {
+        println!("{images:>8}  {stratum}");
+    }
+    println!("{:>8}  in all, {} failed", total.images(), total.failed);
+    Ok(total.failed == 0)
+}
+
+fn again((starts, images): (u64, u64), seed: u64, only: Option<Workload>) -> Result<bool, Box<dyn Error>> {
+    let program = std::env::current_exe()?;
+    let mut total = Report::default();
+    for workload in WORKLOADS.into_iter().filter(|w| only.is_none_or(|only| only == *w)) {
+        let trace = record(&program, workload, seed)?;
+        for end in [End::Power, End::Kill] {
+            let mut failed = 0;
+            let mut swept = 0;
+            for cut in cuts(&trace, &Plan::of(workload, starts, seed)) {
+                let plan = Plan::of(workload, images, cut.seed);
+                let (second, plan) = record_after(&program, &trace, &plan, (&cut, end))?;
+                let report = sweep(&second, &plan, &|_| {})?;
+                if report.failed > 0 {
+                    println!("after {end:?} at {cut:?} of {workload:?}:");
+                }
+                tell(workload, seed, &report, &program)?;
+                swept += report.images();
+                failed += report.failed;
+                total.add(report);
+            }
+            eprintln!("{workload:?} after {end:?}: {swept} images, {failed} failed");
+        }
+    }
     for (stratum, images) in &total.strata {
         println!("{images:>8}  {stratum}");
     }
