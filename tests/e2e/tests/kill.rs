@@ -2,9 +2,9 @@
 //! and the node is killed at random moments, again and again. Nothing that was acknowledged may be missing at the upstream
 //! afterwards, ids are stable, and order holds per client and topic.
 //!
-//! `EDGE_KILLS` sets the number of kills (50), `EDGE_SEED` the seed of the moments, `EDGE_PACE_MS` the pause of each client
-//! between two messages (5). At full speed (0) one run of four ended with the auditor short of 29,805 messages after a minute:
-//! whether hub, auditor or uplink stalled is not known yet, and has to be.
+//! `EDGE_KILLS` sets the number of kills (50), `EDGE_SEED` the seed of the moments, `EDGE_PACE_MS` a pause of each client
+//! between two messages (none). The hub is an unoptimised rumqttd that hands on some thousand events a second, and every kill
+//! makes some of them come twice: the test waits for as long as anything arrives.
 
 #![allow(
     clippy::indexing_slicing,
@@ -67,16 +67,9 @@ async fn nothing_acknowledged_is_lost_under_sigkill_and_a_failing_link() -> Resu
     }
     let acknowledged: usize = books.iter().map(|b| b.acknowledged.len()).sum();
     assert!(acknowledged > kills as usize * 10, "only {acknowledged} messages: this was no load");
-    eventually("everything acknowledged arrives upstream", async || {
-        let seen = auditor.seen();
-        let arrived: BTreeSet<_> = seen.iter().map(message).collect();
-        books
-            .iter()
-            .all(|b| b.acknowledged.iter().all(|n| arrived.contains(&(b.name.clone(), *n))))
-            .then_some(())
-    })
-    .await
-    .or_else(|_| missing(&books, &auditor, &node))?;
+    if !everything_arrives(&books, &auditor).await {
+        return missing(&books, &auditor, &node);
+    }
 
     let seen = auditor.seen().clone();
     println!(
@@ -153,7 +146,10 @@ async fn step(client: &mut RawClient, name: &str, publishing: bool) -> Result {
     let number = client.next_number();
     let topic = format!("load/{name}/{}", number % TOPICS_PER_CLIENT);
     client.publish(&topic, format!(r#"{{"client":"{name}","n":{number}}}"#).into_bytes()).await?;
-    tokio::time::sleep(Duration::from_millis(number_from_env("EDGE_PACE_MS", 5))).await;
+    match number_from_env("EDGE_PACE_MS", 0) {
+        0 => {}
+        pace => tokio::time::sleep(Duration::from_millis(pace)).await,
+    }
     client.settle(WINDOW).await
 }
 
@@ -174,6 +170,27 @@ async fn faults(proxy: Arc<Proxy>, mut random: Random) {
 fn message(received: &Received) -> (String, u64) {
     let value: serde_json::Value = serde_json::from_slice(&received.payload).unwrap_or_default();
     (value["client"].as_str().unwrap_or_default().to_owned(), value["n"].as_u64().unwrap_or(u64::MAX))
+}
+
+/// Waits while events arrive; false if nothing new came for a minute and something acknowledged is still missing.
+async fn everything_arrives(books: &[Books], auditor: &Auditor) -> bool {
+    loop {
+        let before = auditor.seen().len();
+        let arrived = eventually("everything acknowledged arrives, or something does", async || {
+            let seen = auditor.seen();
+            let all: BTreeSet<_> = seen.iter().map(message).collect();
+            let complete =
+                books.iter().all(|b| b.acknowledged.iter().all(|n| all.contains(&(b.name.clone(), *n))));
+            // Counting them all takes longer than waiting: a thousand more are reason enough to count again.
+            (complete || seen.len() >= before + 1_000).then_some(complete)
+        });
+        match arrived.await {
+            Ok(true) => return true,
+            Ok(false) => {}
+            Err(_) if auditor.seen().len() > before => {}
+            Err(_) => return false,
+        }
+    }
 }
 
 /// Says what is missing, and who stands still: the node's own word, the end of its log, and whether the auditor listens.
