@@ -213,6 +213,7 @@ impl Engine {
             is_active: false,
             blocked: false,
         };
+        let unnoted = engine.set_unreadable_generations_aside(&remembered)?;
         engine.find_generations()?;
         engine.name(&remembered, &newest);
         engine.recent = Recent::new(limits.recent_bytes, engine.durable_position);
@@ -224,7 +225,45 @@ impl Engine {
         }
         engine.count_unreadable(recovered);
         engine.count_lost_generations()?;
+        for (number, extents) in unnoted {
+            engine.generation_missing(number, &extents);
+        }
         Ok((engine, findings))
+    }
+
+    /// Where a cursor stands inside a generation, what waits behind it is counted from its database. One that cannot be
+    /// opened is moved aside here (P6). Returns those that the views have no note of, and the journal nothing any more:
+    /// the others are counted with all that are missing.
+    fn set_unreadable_generations_aside(
+        &mut self,
+        remembered: &Remembered,
+    ) -> Result<Vec<(u64, Vec<Extent>)>, BackingError> {
+        let mut unnoted = Vec::new();
+        let mut generations = super::read::lock_generations(&self.shared_generations);
+        for (number, lsns, extents) in generations.sealed() {
+            let inside = extents.iter().flat_map(|extent| {
+                let cursors = remembered
+                    .cursors
+                    .range((extent.stream, UplinkNo(0))..=(extent.stream, UplinkNo(u32::MAX)));
+                cursors.map(|(_, acked)| (extent.stream, *acked))
+            });
+            let outcome = inside
+                .map(|(stream, acked)| generations.count_after(number, stream, acked).map(drop))
+                .find(Result::is_err);
+            match outcome {
+                Some(Err(error @ BackingError::Damaged { .. })) => {
+                    tracing::error!(%error, generation = number, "generation is damaged, moved aside");
+                    generations.quarantine(number)?;
+                    let noted = self.tables.views.get(&keys::generation(number))?.is_some();
+                    if !noted && !self.segments.iter().any(|s| lsns.contains(&s.first_lsn)) {
+                        unnoted.push((number, extents));
+                    }
+                }
+                Some(Err(error)) => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(unnoted)
     }
 
     fn find_generations(&mut self) -> Result<(), BackingError> {
