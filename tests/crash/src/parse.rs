@@ -113,7 +113,8 @@ impl Parser {
     pub fn resume(root: &Path, marker: &Path, trace: &Trace, upto: usize) -> Self {
         let mut this = Parser::new(root, marker);
         let moments = trace.moments.iter().take(upto);
-        let steps = moments.clone().filter_map(|m| if let Moment::Begin(step) = m { Some(step + 1) } else { None });
+        let steps =
+            moments.clone().filter_map(|m| if let Moment::Begin(step) = m { Some(step + 1) } else { None });
         let steps = steps.max().unwrap_or(0);
         this.trace.steps = trace.steps.iter().take(steps).cloned().collect();
         let mut open = BTreeSet::new();

@@ -52,7 +52,7 @@ pub fn record(program: &Path, workload: Workload, seed: u64) -> Result<Trace, Re
     for life in 0..workload.lives() {
         // After a life that was cut short only one checkpoint may be there: its loss would be a second fault.
         if life > 0 && workload.damages() && ends_in_order(seed, life - 1) {
-            damage(&mut parser, &data, u64::from(life / 2))?;
+            damage(&mut parser, &data)?;
         }
         one_life(program, (workload, seed, life), scratch.path(), &mut parser)?;
     }
@@ -152,8 +152,12 @@ fn one_life(
 }
 
 /// Changes a byte in the middle of the newer of the views.
-fn damage(parser: &mut Parser, data: &Path, seed: u64) -> Result<(), RecordError> {
-    let side = if seed.is_multiple_of(2) { "views-a/db" } else { "views-b/db" };
+fn damage(parser: &mut Parser, data: &Path) -> Result<(), RecordError> {
+    let proven =
+        |side: &&str| std::fs::metadata(data.join(side).with_extension("proof")).and_then(|m| m.modified());
+    let sides = ["views-a", "views-b"].into_iter().filter(|side| proven(side).is_ok());
+    let Some(side) = sides.max_by_key(|side| proven(side).ok()) else { return Ok(()) };
+    let side = &format!("{side}/db");
     let path = data.join(side);
     let Ok(mut bytes) = std::fs::read(&path) else { return Ok(()) };
     let used = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0);

@@ -46,7 +46,18 @@ impl Plan {
     #[must_use]
     pub fn of(workload: Workload, images: u64, seed: u64) -> Plan {
         let damaged = workload.damages();
-        Plan { workload, from: 0, images, seed, without: None, mistrust_sled: true, damaged, stop: false, before: Said::default(), positions: HashMap::new() }
+        Plan {
+            workload,
+            from: 0,
+            images,
+            seed,
+            without: None,
+            mistrust_sled: true,
+            damaged,
+            stop: false,
+            before: Said::default(),
+            positions: HashMap::new(),
+        }
     }
 
     /// On a disk where syncs of `kind` do nothing, up to the first broken promise.
@@ -156,7 +167,9 @@ fn choose(trace: &Trace, plan: &Plan) -> Vec<Cut> {
     let mut places: BTreeMap<Stratum, Vec<usize>> = BTreeMap::new();
     for (index, moment) in trace.moments.iter().enumerate().skip(first.unwrap_or(0).max(plan.from)) {
         let stratum = match moment {
-            Moment::Begin(step) | Moment::End(step) | Moment::Never(step) => strata.get(*step).copied().unwrap_or("other"),
+            Moment::Begin(step) | Moment::End(step) | Moment::Never(step) => {
+                strata.get(*step).copied().unwrap_or("other")
+            }
             Moment::Mark(_) => "answers",
             Moment::Life => "ends of lives",
         };
@@ -179,7 +192,9 @@ fn choose(trace: &Trace, plan: &Plan) -> Vec<Cut> {
 
 fn stratum_at(trace: &Trace, strata: &[Stratum], after: usize) -> Stratum {
     match trace.moments.get(after.saturating_sub(1)) {
-        Some(Moment::Begin(step) | Moment::End(step) | Moment::Never(step)) => strata.get(*step).copied().unwrap_or("other"),
+        Some(Moment::Begin(step) | Moment::End(step) | Moment::Never(step)) => {
+            strata.get(*step).copied().unwrap_or("other")
+        }
         Some(Moment::Mark(_)) => "answers",
         _ => "ends of lives",
     }

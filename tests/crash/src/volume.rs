@@ -526,13 +526,8 @@ pub struct Unkindness {
 
 impl Unkindness {
     /// Everything that was written is there.
-    pub const NONE: Unkindness = Unkindness {
-        names: Keep::All,
-        data: Keep::All,
-        torn: 0,
-        sizes: Sizes::WithData,
-        garbage: false,
-    };
+    pub const NONE: Unkindness =
+        Unkindness { names: Keep::All, data: Keep::All, torn: 0, sizes: Sizes::WithData, garbage: false };
 
     /// Drawn.
     pub fn draw(rng: &mut Rng) -> Unkindness {

@@ -1,10 +1,10 @@
 //! The long sweep, and the child process that workloads live in.
 
 use clap::{Parser, Subcommand};
+use eventmesh_edge_crash::marks::Mark;
 use eventmesh_edge_crash::record::{End, failures_dir, record, record_after};
 use eventmesh_edge_crash::strata::{SLED, sync_kinds};
 use eventmesh_edge_crash::sweep::{Plan, Report, cuts, sweep};
-use eventmesh_edge_crash::marks::Mark;
 use eventmesh_edge_crash::trace::{Moment, Trace};
 use eventmesh_edge_crash::workload::{WORKLOADS, Workload, live};
 use std::collections::{BTreeMap, BTreeSet};
@@ -113,12 +113,7 @@ struct How {
     show: Option<String>,
 }
 
-fn sweep_all(
-    images: u64,
-    seed: u64,
-    only: Option<Workload>,
-    how: &How,
-) -> Result<bool, Box<dyn Error>> {
+fn sweep_all(images: u64, seed: u64, only: Option<Workload>, how: &How) -> Result<bool, Box<dyn Error>> {
     let program = std::env::current_exe()?;
     let chosen: Vec<Workload> =
         WORKLOADS.into_iter().filter(|w| only.is_none_or(|only| only == *w)).collect();
@@ -138,7 +133,11 @@ fn sweep_all(
             None => None,
         };
         eprintln!("{workload:?}: {} operations, {} moments", trace.steps.len(), trace.moments.len());
-        let plan = Plan { without: ignored, mistrust_sled: !how.trust_sled, ..Plan::of(*workload, images / chosen.len() as u64, seed) };
+        let plan = Plan {
+            without: ignored,
+            mistrust_sled: !how.trust_sled,
+            ..Plan::of(*workload, images / chosen.len() as u64, seed)
+        };
         let report = sweep(&trace, &plan, &|done| {
             if done.is_multiple_of(50) || done == plan.images {
                 eprint!("\r  {done} of {} images", plan.images);
