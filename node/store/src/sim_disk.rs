@@ -23,6 +23,8 @@ const SECTOR: usize = 512;
 pub enum Fault {
     /// ENOSPC, nothing done.
     NoSpace,
+    /// EROFS, nothing done: the file system went read-only under a running node.
+    ReadOnly,
     /// EIO, nothing done (a failed sync loses what it should have kept).
     Io,
     /// A write puts down the first half, then EIO. Other operations: as [`Fault::Io`].
@@ -328,6 +330,9 @@ impl Inode {
 impl Disk for SimDisk {
     fn create_dir(&self, dir: &str) -> io::Result<()> {
         let mut state = self.lock();
+        if state.dirs.contains(dir) {
+            return Ok(());
+        }
         fail(state.step(Kind::Names))?;
         state.dirs.insert(dir.to_owned());
         Ok(())
@@ -489,6 +494,7 @@ fn fail(fault: Option<Fault>) -> io::Result<()> {
     match fault {
         None => Ok(()),
         Some(Fault::NoSpace) => Err(io::ErrorKind::StorageFull.into()),
+        Some(Fault::ReadOnly) => Err(io::ErrorKind::ReadOnlyFilesystem.into()),
         Some(Fault::Io | Fault::Short) => Err(io::Error::other("simulated EIO")),
     }
 }

@@ -37,7 +37,10 @@ const REDUNDANT: [(&str, &str); 12] = [
     ("format", "for people: `meta-*` and the segments say the same"),
     ("data directory, format", "as `format`"),
     ("data directory, proof", "the next checkpoint begins with a sync of the same directory"),
-    ("data directory, views filled", "only where a file system reorders renames; tests/regressions.rs has it"),
+    (
+        "data directory, views filled",
+        "only where a file system reorders renames; tests/regressions.rs has it",
+    ),
     ("blobs directory", "it is empty: no entry is large enough"),
     ("views in place, directory", "a snapshot's name: sled goes by its log without it"),
     ("generation extents", "the database has the same, and the file is written again"),
