@@ -63,7 +63,6 @@ pub fn judge(dir: &Path, case: &Case<'_>) -> Verdict {
     let mut found = look(dir)?;
     let (durable, maybe) = p1_everything_answered_is_in_the_log(&found, case.said)?;
     let mut expected = Expected::after(&durable, &maybe);
-    learn_positions(&mut expected, &found);
     check(&found, &expected, case)?;
     p6_what_was_cut_is_told(&found, case, &durable)?;
     let probe = p3_positions_are_never_used_again(&found, &expected, case.said)?;
@@ -210,18 +209,6 @@ fn p1_everything_answered_is_in_the_log<'a>(
         );
     }
     Ok((durable, maybe))
-}
-
-/// Positions that nobody was told of are what they are found to be; all else about the events is checked.
-fn learn_positions(expected: &mut Expected, found: &Found) {
-    let events = found.streams.values().flatten();
-    let mailed = found.mailboxes.values().flatten().map(|item| &item.event);
-    for event in events.chain(mailed) {
-        let known = tag_of(&event.event.payload).and_then(|tag| expected.events.get_mut(&tag));
-        if let Some(known) = known.filter(|k| k.position.is_none()) {
-            known.position = Some(event.position.0);
-        }
-    }
 }
 
 /// P1, P2: what waits for each consumer is the end of its stream, event by event; nothing is invented.
@@ -461,7 +448,7 @@ fn p3_positions_are_never_used_again(
     let answer = wait.recv_timeout(PATIENCE).map_err(|_| broken("P6", "a commit is never answered"))?;
     let committed = answer.map_err(|error| broken("P6", format!("commit after the start: {error}")))?;
     let position = committed.positions.first().map_or(0, |p| p.0);
-    let given = said.commits.iter().filter_map(|c| c.positions.as_ref()).flatten();
+    let given = said.commits.iter().flat_map(|c| &c.positions);
     let known = expected.events.values().filter_map(|known| known.position);
     let highest = given.copied().chain(known).max().unwrap_or(0);
     if position <= highest {

@@ -1,8 +1,9 @@
 //! What must be in an image, from the markers before the cut.
 
 use crate::marks::{Mark, Planned, PlannedChange, PlannedEvent};
-use crate::trace::{Moment, Trace};
+use crate::trace::Moment;
 use crate::workload::{MAILBOX_MAX, NUMBERS_PER_LIFE};
+use eventmesh_edge_core::event::Position;
 use std::collections::{BTreeMap, HashMap};
 
 /// A commit that was handed over before the cut.
@@ -12,8 +13,8 @@ pub struct Handed {
     pub planned: Planned,
     /// Answered before the cut.
     pub answered: bool,
-    /// Its positions, if it was ever answered in the recording.
-    pub positions: Option<Vec<u64>>,
+    /// Its positions: as answered, else those that come next. Somebody may know them from reading.
+    pub positions: Vec<u64>,
 }
 
 impl Handed {
@@ -43,6 +44,8 @@ pub struct Said {
     pub commits: Vec<Handed>,
     /// The newest life that told of itself.
     pub life: u64,
+    /// What the next event gets, if nothing goes wrong.
+    next_position: u64,
     /// Highest epoch of a start that was told of.
     pub epoch: u32,
     /// The log, once it was told.
@@ -53,45 +56,39 @@ pub struct Said {
     pub closed: bool,
 }
 
-/// Positions of all commits that were answered at any time in the recording.
-#[must_use]
-pub fn all_positions(trace: &Trace) -> HashMap<u64, Vec<u64>> {
-    let mut found = HashMap::new();
-    for moment in &trace.moments {
-        if let Moment::Mark(Mark::Answer { number, outcome: Ok(positions) }) = moment {
-            found.insert(*number, positions.clone());
-        }
-    }
-    found
-}
-
 impl Said {
     /// Takes one more moment in.
-    pub fn advance(&mut self, moment: &Moment, positions: &HashMap<u64, Vec<u64>>) {
+    pub fn advance(&mut self, moment: &Moment) {
         match moment {
-            Moment::Mark(mark) => self.mark(mark, positions),
+            Moment::Mark(mark) => self.mark(mark),
             Moment::Begin(_) => self.closed = false,
             Moment::End(_) | Moment::Never(_) | Moment::Life => {}
         }
     }
 
-    fn mark(&mut self, mark: &Mark, positions: &HashMap<u64, Vec<u64>>) {
+    fn mark(&mut self, mark: &Mark) {
         self.closed = *mark == Mark::Closed;
         match mark {
             Mark::Opened { epoch, log, life } => {
                 self.life = u64::from(*life);
+                self.next_position = Position::first_of(*epoch).0;
                 self.epoch = self.epoch.max(*epoch);
                 self.log = Some(*log);
             }
-            Mark::Submit(planned) => self.commits.push(Handed {
-                positions: positions.get(&planned.number).cloned(),
-                planned: planned.clone(),
-                answered: false,
-            }),
-            Mark::Answer { number, .. } => {
+            Mark::Submit(planned) => {
+                let first = self.next_position;
+                self.next_position += planned.events.len() as u64;
+                self.commits.push(Handed {
+                    positions: (first..self.next_position).collect(),
+                    planned: planned.clone(),
+                    answered: false,
+                });
+            }
+            Mark::Answer { number, outcome } => {
                 let found = self.commits.iter_mut().rev().find(|c| c.planned.number == *number);
                 if let Some(found) = found {
                     found.answered = true;
+                    found.positions = outcome.clone().unwrap_or_default();
                 }
             }
             Mark::Ledger(lines) => {
@@ -177,7 +174,7 @@ impl Expected {
 
     fn commit(&mut self, commit: &Handed) {
         for (index, planned) in commit.planned.events.iter().enumerate() {
-            let position = commit.positions.as_ref().and_then(|p| p.get(index)).copied();
+            let position = commit.positions.get(index).copied();
             self.event(planned, position);
         }
         for change in &commit.planned.state {

@@ -1,6 +1,5 @@
 //! Records a workload: each life under strace, its file operations and markers in one trace.
 
-use crate::model::all_positions;
 use crate::parse::{CALLS, ParseError, Parser};
 use crate::sweep::{Cut, Plan, image};
 use crate::trace::Trace;
@@ -87,8 +86,6 @@ pub fn record_after(
     let (image, said) = image(trace, plan, cut, end);
     image.write(&data)?;
     let life = u32::try_from(said.life + 1).unwrap_or(u32::MAX);
-    let mut positions = all_positions(trace);
-    positions.retain(|number, _| said.commits.iter().any(|commit| commit.planned.number == *number));
     let (mut parser, before) = match end {
         End::Kill => (Parser::resume(&data, &marks, trace, cut.after), plan.before.clone()),
         End::Power => {
@@ -101,7 +98,7 @@ pub fn record_after(
     one_life(program, (plan.workload, cut.seed % 1000, life), scratch.path(), &mut parser)?;
     let trace = parser.finish();
     verify(&trace, &data)?;
-    Ok((trace, Plan { from, before, positions, ..plan.clone() }))
+    Ok((trace, Plan { from, before, ..plan.clone() }))
 }
 
 /// A directory in memory if there is one: the images are many.

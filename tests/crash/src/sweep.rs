@@ -1,14 +1,14 @@
 //! Many images of one trace: cut, written, judged, counted.
 
 use crate::judge::{Broken, Case, judge};
-use crate::model::{Said, all_positions};
+use crate::model::Said;
 use crate::record::{End, scratch};
 use crate::strata::{SLED, Stratum, SyncKind, strata, sync_kinds};
 use crate::trace::{Moment, Trace};
 use crate::volume::{Image, Unkindness, Volume};
 use crate::workload::Workload;
 use eventmesh_edge_contract::Rng;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -37,8 +37,6 @@ pub struct Plan {
     pub stop: bool,
     /// What earlier commits left, for a recording that began in an image.
     pub before: Said,
-    /// Positions that commits had got, and nobody was told of before the process was killed.
-    pub positions: HashMap<u64, Vec<u64>>,
 }
 
 impl Plan {
@@ -56,7 +54,6 @@ impl Plan {
             damaged,
             stop: false,
             before: Said::default(),
-            positions: HashMap::new(),
         }
     }
 
@@ -235,7 +232,6 @@ fn walk(
 struct Film<'a> {
     trace: &'a Trace,
     plan: &'a Plan,
-    positions: HashMap<u64, Vec<u64>>,
     volume: Volume,
     said: Said,
     at: usize,
@@ -245,15 +241,13 @@ impl<'a> Film<'a> {
     fn new(trace: &'a Trace, plan: &'a Plan) -> Self {
         let ignored = plan.without.into_iter().chain(plan.mistrust_sled.then_some(SLED)).collect();
         let volume = Volume::ignoring(ignored, sync_kinds(trace));
-        let (mut positions, said) = (plan.positions.clone(), plan.before.clone());
-        positions.extend(all_positions(trace));
-        Film { trace, plan, positions, volume, said, at: 0 }
+        Film { trace, plan, volume, said: plan.before.clone(), at: 0 }
     }
 
     fn advance(&mut self, to: usize) {
         for moment in self.trace.moments.get(self.at..to).unwrap_or_default() {
             self.volume.advance(self.trace, moment);
-            self.said.advance(moment, &self.positions);
+            self.said.advance(moment);
         }
         self.at = to;
     }

@@ -1,4 +1,5 @@
 //! Damage on top of a recording: the node starts all the same, and counts what it cannot give back (P2, P6).
+#![allow(clippy::unwrap_used, reason = "helpers of tests are not in `#[test]` functions")]
 
 mod common;
 

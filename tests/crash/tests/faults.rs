@@ -1,5 +1,6 @@
 //! ENOSPC, EIO, EROFS and short writes at every operation of our own files: no answer for what is not stored, the rest
 //! goes on, and nothing has to be restarted when the condition ends.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are not in `#[test]` functions")]
 
 use eventmesh_edge_core::event::Position;
 use eventmesh_edge_core::ports::store::{Commit, CommitError, CursorChange, NewEvent, Read, Store, StreamId};

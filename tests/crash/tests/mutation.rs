@@ -1,4 +1,5 @@
 //! Each kind of sync left out in turn: the sweep must see it. This stands for removing it from the code.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are not in `#[test]` functions")]
 
 mod common;
 

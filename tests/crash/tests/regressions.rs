@@ -1,4 +1,5 @@
 //! Cuts that once broke a promise, each at its place.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are not in `#[test]` functions")]
 
 mod common;
 

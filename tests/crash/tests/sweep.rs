@@ -1,6 +1,7 @@
 //! Power cuts at every operation of every workload, and again during the start that follows.
 //!
 //! `CRASH_SEED=n` records and chooses anew.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are not in `#[test]` functions")]
 
 mod common;
 
