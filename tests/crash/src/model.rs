@@ -13,6 +13,8 @@ pub struct Handed {
     pub planned: Planned,
     /// Answered before the cut.
     pub answered: bool,
+    /// The answer was that it is not stored.
+    pub refused: bool,
     /// Its positions: as answered, else those that come next. Somebody may know them from reading.
     pub positions: Vec<u64>,
 }
@@ -82,12 +84,14 @@ impl Said {
                     positions: (first..self.next_position).collect(),
                     planned: planned.clone(),
                     answered: false,
+                    refused: false,
                 });
             }
             Mark::Answer { number, outcome } => {
                 let found = self.commits.iter_mut().rev().find(|c| c.planned.number == *number);
                 if let Some(found) = found {
-                    found.answered = true;
+                    found.answered = outcome.is_ok();
+                    found.refused = outcome.is_err();
                     found.positions = outcome.clone().unwrap_or_default();
                 }
             }

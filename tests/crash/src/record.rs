@@ -1,8 +1,9 @@
 //! Records a workload: each life under strace, its file operations and markers in one trace.
 
+use crate::model::Said;
 use crate::parse::{CALLS, ParseError, Parser};
 use crate::sweep::{Cut, Plan, image};
-use crate::trace::Trace;
+use crate::trace::{Moment, Trace};
 use crate::volume::Volume;
 use crate::workload::{Workload, ends_in_order};
 use std::fs::File;
@@ -100,6 +101,47 @@ pub fn record_after(
     verify(&trace, &data)?;
     Ok((trace, Plan { from, before, ..plan.clone() }))
 }
+
+/// Lives two lives below `scratch`, the first of them with some of its system calls failing as `inject` says
+/// (strace's `-e inject=`). Returns what was said; the directory is `data`.
+///
+/// # Errors
+/// [`RecordError`]; also if the first life fails or does not end.
+pub fn live_with_faults(
+    program: &Path,
+    (workload, seed): (Workload, u64),
+    inject: &str,
+    scratch: &Path,
+) -> Result<Said, RecordError> {
+    let (data, marks) = (scratch.join("data"), scratch.join("marks"));
+    std::fs::create_dir(&data)?;
+    let name = format!("{workload:?}").to_lowercase();
+    // A life that hangs is ended, and counts as failed.
+    let output = Command::new("timeout")
+        .args(["-s", "KILL", "60", "strace", "-f", "--seccomp-bpf", "-e", "signal=none", "-o", "/dev/null"])
+        .args(["-e", &format!("trace={FAILING}"), "-e", &format!("inject={inject}")])
+        .arg(program)
+        .args(["life", &name, &seed.to_string(), "0"])
+        .args([&data, &marks])
+        .arg("--faulty")
+        .stdin(Stdio::null())
+        .output()
+        .map_err(RecordError::Strace)?;
+    if !output.status.success() {
+        let why = format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+        return Err(RecordError::Life { workload, life: 0, why });
+    }
+    let mut said = Said::default();
+    for line in std::fs::read_to_string(&marks)?.lines() {
+        let mark = serde_json::from_str(line).map_err(io::Error::other)?;
+        said.advance(&Moment::Mark(mark));
+    }
+    Ok(said)
+}
+
+/// The calls that change files and that no marker needs.
+pub const FAILING: &str =
+    "pwrite64,fsync,fdatasync,ftruncate,rename,unlink,unlinkat,mkdir,rmdir,sync_file_range";
 
 /// A directory in memory if there is one: the images are many.
 ///

@@ -265,6 +265,7 @@ impl<'a> Film<'a> {
             said: &self.said,
             torn_append: image.torn_append,
             damaged: self.plan.damaged,
+            faulty: false,
             twice: rng.chance(200),
         };
         let begun = Instant::now();

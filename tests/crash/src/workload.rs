@@ -231,6 +231,8 @@ struct Life {
     rng: Rng,
     mix: Mix,
     life: u32,
+    /// Its file operations fail now and then: commits may be refused.
+    faulty: bool,
     number: u64,
     tag: u64,
     now_ms: u64,
@@ -251,7 +253,12 @@ pub fn ends_in_order(seed: u64, life: u32) -> bool {
 ///
 /// # Errors
 /// [`LifeError`]; a recording of it is of no use.
-pub fn live(workload: Workload, seed: u64, life: u32, dir: &Path, marker: &Path) -> Result<(), LifeError> {
+pub fn live(
+    (workload, seed, life): (Workload, u64, u32),
+    faulty: bool,
+    dir: &Path,
+    marker: &Path,
+) -> Result<(), LifeError> {
     let marker = Arc::new(File::options().create(true).append(true).open(marker)?);
     let (store, opened) = open(dir)?;
     let number = u64::from(life) * NUMBERS_PER_LIFE;
@@ -261,6 +268,7 @@ pub fn live(workload: Workload, seed: u64, life: u32, dir: &Path, marker: &Path)
         rng: Rng::new(seed.wrapping_mul(1009).wrapping_add(u64::from(life))),
         mix: workload.mix(life),
         life,
+        faulty,
         number,
         tag: number * 100,
         now_ms: BASE_MS + u64::from(life) * 1_000_000,
@@ -501,7 +509,11 @@ impl Life {
                 Ok((number, outcome)) if number == planned.number => outcome,
                 _ => return Err(LifeError::Unanswered(planned.number)),
             };
-            let positions = outcome.map_err(|why| LifeError::Refused(planned.number, why))?;
+            let positions = match outcome {
+                Ok(positions) => positions,
+                Err(_) if self.faulty => Vec::new(),
+                Err(why) => return Err(LifeError::Refused(planned.number, why)),
+            };
             for (event, position) in planned.events.iter().zip(positions) {
                 for (stream, uplink) in CONSUMERS {
                     if event.stream == Some(stream) {

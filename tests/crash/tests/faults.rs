@@ -1,11 +1,17 @@
-//! ENOSPC, EIO, EROFS and short writes at every operation of our own files: no answer for what is not stored, the rest
+//! ENOSPC, EIO, EROFS and short writes at every operation of our own files, and over the real store at a sample of all
+//! operations, sled's too: no answer for what is not stored, the rest
 //! goes on, and nothing has to be restarted when the condition ends.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are not in `#[test]` functions")]
 
+mod common;
+
+use common::program;
 use eventmesh_edge_core::event::Position;
 use eventmesh_edge_core::ports::store::{Commit, CommitError, CursorChange, NewEvent, Read, Store, StreamId};
+use eventmesh_edge_crash::judge::{Case, judge};
 use eventmesh_edge_crash::marks::{PlannedEvent, tag_of};
-use eventmesh_edge_crash::workload::{BASE_MS, KEPT, consumer, options, spec};
+use eventmesh_edge_crash::record::{FAILING, live_with_faults, scratch};
+use eventmesh_edge_crash::workload::{BASE_MS, KEPT, Workload, consumer, options, spec};
 use eventmesh_edge_store::sim_disk::{Fault, Kind};
 use eventmesh_edge_store::{SimSite, SteppedStore};
 use std::sync::{Arc, Mutex};
@@ -187,4 +193,39 @@ fn the_segment_of_a_failed_sync_takes_nothing_any_more() {
         let store = open(&site).unwrap();
         check(&store, &answered, answered.acked, &format!("sync {skip} failed"));
     }
+}
+
+/// The real store, sled in it: calls fail from the n-th on, for a while or until the process ends; then it starts again.
+#[test]
+fn failing_calls_of_the_real_store_cost_no_answered_event() {
+    let cases = [
+        ("ENOSPC", FAILING),
+        ("EIO", "fdatasync"),
+        ("EIO", "fsync"),
+        ("EIO", "pwrite64"),
+        ("EROFS", FAILING),
+        ("ENOSPC", "pwrite64,mkdir"),
+    ];
+    let mut refused = 0;
+    for (index, (error, calls)) in cases.into_iter().enumerate() {
+        for (nth, at) in [2, 9, 25, 60, 110, 170, 260].into_iter().enumerate() {
+            // Every thread of a process counts by itself.
+            let when = match (index + nth) % 3 {
+                0 => format!("{at}"),
+                1 => format!("{at}..{}", at + 12),
+                _ => format!("{at}+"),
+            };
+            let workload = [Workload::State, Workload::Spill].get(nth % 2).copied().unwrap();
+            let what = format!("{error} of {calls} at {when}, {workload:?}");
+            let scratch = scratch().unwrap();
+            let inject = format!("{calls}:error={error}:when={when}");
+            let said = live_with_faults(program(), (workload, 1), &inject, scratch.path())
+                .unwrap_or_else(|error| panic!("{what}: {error}"));
+            refused += said.commits.iter().filter(|c| c.refused).count();
+            let case = Case { said: &said, torn_append: false, damaged: false, faulty: true, twice: true };
+            judge(&scratch.path().join("data"), &case)
+                .unwrap_or_else(|broken| panic!("{what}: {}: {}", broken.promise, broken.why));
+        }
+    }
+    assert!(refused > 50, "{refused}");
 }

@@ -82,13 +82,16 @@ enum Command {
         data: PathBuf,
         /// Marker file.
         marker: PathBuf,
+        /// Commits may be refused.
+        #[arg(long)]
+        faulty: bool,
     },
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::Life { workload, seed, life, data, marker } => {
-            live(workload, seed, life, &data, &marker).map(|()| true).map_err(Into::into)
+        Command::Life { workload, seed, life, data, marker, faulty } => {
+            live((workload, seed, life), faulty, &data, &marker).map(|()| true).map_err(Into::into)
         }
         Command::Again { starts, images, seed, workload } => again((starts, images), seed, workload),
         Command::Mutate { images, seed, workload } => mutate(images, seed, workload),
