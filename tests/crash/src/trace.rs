@@ -49,6 +49,12 @@ impl Data {
         self.len == 0
     }
 
+    /// Keeps the first `len` bytes.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+        self.bytes.truncate(self.len);
+    }
+
     /// True if all of it is zero.
     #[must_use]
     pub fn is_blank(&self) -> bool {
