@@ -246,11 +246,20 @@ impl Writer {
                 Ok(synced)
             }
             Err(error) => {
+                erase(active);
                 self.active = None;
                 self.failed = true;
                 Err(error)
             }
         }
+    }
+}
+
+/// Best effort: the next segment's header cuts off what a failed group left, but where none can be written before the
+/// process ends, the next start would read the group in the page cache, and believe what was refused.
+fn erase(active: &Active) {
+    if let Err(error) = active.file.write_at(u64::from(active.offset), &[0; TERMINATOR]) {
+        tracing::debug!(%error, "what a failed group left stays until the next segment is opened");
     }
 }
 

@@ -102,6 +102,23 @@ fn power_that_goes_with_the_report_of_a_failure_does_not_bring_the_commit_back()
     }
 }
 
+/// The disk syncs nothing any more, so no next segment cuts the failed group off; then the process ends, and the power
+/// stays: what can be read is not what was refused.
+#[test]
+fn what_was_refused_is_not_there_after_a_restart_without_a_power_cut() {
+    let site = SimSite::new();
+    let (store, _) = open(&site);
+    let kept = commit(&store, to_stream(0, [event("s", 0, 30)])).unwrap();
+    site.disk.fail(Kind::Sync, 0, u64::MAX, Fault::Io);
+    assert!(commit(&store, to_stream(0, [event("s", 1, 30), event("s", 2, 30)])).is_err());
+    assert!(commit(&store, to_stream(0, [event("s", 3, 30)])).is_err());
+    drop(store);
+    site.disk.heal();
+    let (store, opened) = open(&site);
+    assert_eq!(positions(&waiting(&store, A)), kept);
+    assert_eq!(opened.damaged, []);
+}
+
 /// Of a group that was being written some frames may be whole behind one that is not: nobody was answered for any of
 /// them, so nothing is damaged, and order is kept by taking none of the later ones.
 #[test]
