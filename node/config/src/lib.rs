@@ -30,6 +30,7 @@ pub use setting::{Endpoint, Name, Secret};
 pub use units::{ByteSize, UnitError, parse_size, parse_time, show_time};
 
 use read::{Outcome, Reader};
+use sections::RawListener;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use toml::de::DeTable;
@@ -121,7 +122,10 @@ impl Overrides {
             raw.node.data_dir.clone_from(data_dir);
         }
         if let (false, Some(first)) = (self.listen.is_empty(), raw.listeners.first().cloned()) {
-            let at = |bind: &SocketAddr| Listener { bind: *bind, ..first.clone() };
+            let at = |bind: &SocketAddr| {
+                let listener = Listener { bind: *bind, ..first.listener.clone() };
+                RawListener { listener, ..first.clone() }
+            };
             raw.listeners = self.listen.iter().map(at).collect();
         }
     }

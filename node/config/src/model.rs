@@ -127,7 +127,7 @@ pub struct Listener {
     pub kind: ListenerKind,
     /// Address and port; port 0 takes a free one.
     pub bind: SocketAddr,
-    /// Who gets in (P7).
+    /// Who gets in (P7). Off the loopback only what was written down, never the default.
     pub auth: Auth,
     /// Certificate and key, if it speaks TLS.
     pub tls: Option<ListenerTls>,

@@ -50,12 +50,15 @@ impl Outcome {
         self.known.iter().any(|known| known.path == path && known.given.is_some())
     }
 
-    /// Adds problems found later, with the lines of their keys.
+    /// Adds problems found later, with the lines of their keys, or of their sections where the key is what is missing.
     pub(crate) fn add(&mut self, problems: Vec<Problem>) {
         self.problems.extend(problems);
         for problem in &mut self.problems {
             if problem.line.is_none() {
-                problem.line = self.lines.get(problem.path()).copied();
+                let path = problem.path();
+                let section = path.rsplit_once('.').map(|(section, _)| section);
+                let line = self.lines.get(path).or_else(|| self.lines.get(section?));
+                problem.line = line.copied();
             }
         }
     }
@@ -216,6 +219,12 @@ impl<'a> Section<'_, 'a> {
             };
             items.push(self.reader.section(table, path, &mut read));
         }
+    }
+
+    /// Whether the file or the environment has the key, whatever its value is worth.
+    pub(crate) fn is_stated(&self, key: &str) -> bool {
+        let in_file = self.table.is_some_and(|table| table.iter().any(|(name, _)| name.get_ref() == key));
+        in_file || self.reader.variables.contains_key(&variable_for(&self.path_of(key)))
     }
 
     /// Adds a problem of this table's own.

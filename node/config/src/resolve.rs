@@ -1,11 +1,12 @@
 //! From single values to a whole that fits together: references, budgets, and what is allowed but may not be meant.
 
+use crate::environment::variable_for;
 use crate::model::{
-    Auth, Class, Config, Credentials, DEFAULT_STREAM, Listener, Route, Stream, StreamWhenFull, Unrouted,
-    Uplink,
+    Auth, Class, Config, Credentials, DEFAULT_STREAM, Listener, ListenerTls, Route, Stream, StreamWhenFull,
+    Unrouted, Uplink,
 };
 use crate::problem::Problem;
-use crate::sections::{Raw, RawRoute, RawStream, RawUplink};
+use crate::sections::{Raw, RawListener, RawRoute, RawStream, RawUplink};
 use crate::setting::Name;
 use crate::suggest::nearest;
 use crate::units::ByteSize;
@@ -23,7 +24,9 @@ const SMALLEST_STREAM: ByteSize = ByteSize::from_mib(1);
 
 pub(crate) fn resolve(raw: Raw) -> (Config, Vec<Problem>) {
     let mut problems = Vec::new();
-    check_listeners(&raw.listeners, raw.node.disk_max, &mut problems);
+    check_auth(&raw.listeners, &mut problems);
+    let listeners: Vec<Listener> = raw.listeners.into_iter().map(|raw| raw.listener).collect();
+    check_listeners(&listeners, raw.node.disk_max, &mut problems);
     let uplink_names = raw.uplinks.iter().enumerate().map(|(i, u)| (format!("uplink[{i}]"), u.name.as_ref()));
     check_names("uplink", uplink_names, &mut problems);
     let streams = with_default(raw.streams);
@@ -46,7 +49,7 @@ pub(crate) fn resolve(raw: Raw) -> (Config, Vec<Problem>) {
         log: raw.log,
         admin: raw.admin,
         session: raw.session,
-        listeners: raw.listeners,
+        listeners,
         routes,
         warnings: Vec::new(),
     };
@@ -88,6 +91,30 @@ fn check_names<'n>(
             problems.push(Problem::of(format!("{path}.name = \"{name}\""), what));
         }
     }
+}
+
+/// P7: whoever can be reached from elsewhere says who gets in. Checked when the address is final: environment and
+/// `--listen` move it too.
+fn check_auth(listeners: &[RawListener], problems: &mut Vec<Problem>) {
+    let mut reported = BTreeSet::new();
+    for RawListener { listener, section, auth_stated } in listeners {
+        if *auth_stated || !is_reachable(listener) || !reported.insert(section) {
+            continue;
+        }
+        let what = format!(
+            "missing, and other machines reach {}: write auth = \"password\" with a password_file, or auth = \"anonymous\" to \
+             let anybody in (in the environment: {})",
+            listener.bind,
+            variable_for(&format!("listener[{section}].auth"))
+        );
+        problems.push(Problem::of(format!("listener[{section}].auth"), what));
+    }
+}
+
+/// Whether somebody outside of this machine may connect. An unspecified address (`[::]`, `0.0.0.0`) takes connections
+/// on all of them.
+fn is_reachable(listener: &Listener) -> bool {
+    !listener.bind.ip().to_canonical().is_loopback()
 }
 
 fn check_listeners(listeners: &[Listener], disk_max: ByteSize, problems: &mut Vec<Problem>) {
@@ -311,11 +338,13 @@ pub(crate) fn warnings(config: &Config) -> Vec<String> {
 }
 
 fn listener_warning(index: usize, listener: &Listener, warnings: &mut Vec<String>) {
-    if listener.bind.ip().is_loopback() {
+    if !is_reachable(listener) {
         return;
     }
     let bind = listener.bind;
     match (&listener.auth, &listener.tls) {
+        // With client_ca a certificate is proof enough.
+        (Auth::Anonymous, Some(ListenerTls { client_ca: Some(_), .. })) => {}
         (Auth::Anonymous, _) => warnings.push(format!(
             "listener[{index}] lets anybody in who reaches {bind}: set auth = \"password\" unless that network is closed"
         )),

@@ -19,10 +19,20 @@ pub(crate) struct Raw {
     pub(crate) log: Log,
     pub(crate) admin: Admin,
     pub(crate) session: Session,
-    pub(crate) listeners: Vec<Listener>,
+    pub(crate) listeners: Vec<RawListener>,
     pub(crate) streams: Vec<RawStream>,
     pub(crate) routes: Vec<RawRoute>,
     pub(crate) uplinks: Vec<RawUplink>,
+}
+
+/// `[[listener]]` as read.
+#[derive(Clone)]
+pub(crate) struct RawListener {
+    pub(crate) listener: Listener,
+    /// Index of the section that it comes from; `--listen` makes several of the first.
+    pub(crate) section: usize,
+    /// File or environment say who gets in, rightly or wrongly.
+    pub(crate) auth_stated: bool,
 }
 
 /// `[[stream]]` as read. `name` is `None` if it was missing or wrong.
@@ -81,9 +91,13 @@ pub(crate) fn root(file: &mut Section<'_, '_>) -> Raw {
     let node = file.table("node", node);
     let log = file.table("log", log);
     let admin = file.table("admin", |s| admin(s, &node));
+    let mut listeners = file.list("listener", 1, listener);
+    for (index, raw) in listeners.iter_mut().enumerate() {
+        raw.section = index;
+    }
     Raw {
         session: file.table("session", session),
-        listeners: file.list("listener", 1, listener),
+        listeners,
         streams: file.list("stream", 0, stream),
         routes: file.list("route", 0, route),
         uplinks: file.list("uplink", 0, uplink),
@@ -134,7 +148,11 @@ fn session(s: &mut Section<'_, '_>) -> Session {
     }
 }
 
-fn listener(s: &mut Section<'_, '_>) -> Listener {
+fn listener(s: &mut Section<'_, '_>) -> RawListener {
+    RawListener { section: 0, auth_stated: s.is_stated("auth"), listener: listener_keys(s) }
+}
+
+fn listener_keys(s: &mut Section<'_, '_>) -> Listener {
     Listener {
         kind: s.value("kind", ListenerKind::Mqtt),
         bind: s.value("bind", SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1883)),

@@ -215,17 +215,63 @@ fn passwords_need_what_they_need() {
             "[[listener]]\nauth = \"password\"\n[[listener]]\nbind = \"127.0.0.1:1884\"\npassword_file = \"p\"\n"
         ),
         [
+            "node.toml:1: listener[0].password_file: missing, auth = \"password\" needs the file that `eventmesh-edge password` \
+             adds to",
             "node.toml:5: listener[1].password_file: would not be used with auth = \"anonymous\", write auth = \"password\" \
              or remove it",
-            "node.toml: listener[0].password_file: missing, auth = \"password\" needs the file that `eventmesh-edge password` \
-             adds to",
         ]
     );
 }
 
+/// P7: nobody gets in by a key that was forgotten.
+#[test]
+fn a_listener_that_others_reach_says_who_gets_in() {
+    for bind in ["0.0.0.0:1883", "[::]:1883", "192.168.1.7:1883", "[fe80::1]:1883"] {
+        let text = format!("[[listener]]\n[[listener]]\nbind = \"{bind}\"\n");
+        assert_eq!(
+            lines(&text),
+            [format!(
+                "node.toml:2: listener[1].auth: missing, and other machines reach {bind}: write auth = \"password\" with a \
+                 password_file, or auth = \"anonymous\" to let anybody in (in the environment: \
+                 EVENTMESH_EDGE_LISTENER_1_AUTH)"
+            )]
+        );
+        parse(&format!("{text}auth = \"anonymous\"\n")).unwrap();
+        parse(&format!("{text}auth = \"password\"\npassword_file = \"p\"\n")).unwrap();
+    }
+    for bind in ["127.0.0.1:1884", "127.8.8.8:1883", "[::1]:1883", "[::ffff:127.0.0.1]:1884"] {
+        parse(&format!("[[listener]]\nbind = \"{bind}\"\n")).unwrap();
+    }
+}
+
+/// Also when the address comes from elsewhere than the file, and so may the answer.
+#[test]
+fn moving_a_listener_out_of_the_loopback_asks_the_same() {
+    let moved = |pairs: &[(&str, &str)], listen: &[&str], text: &str| {
+        let listen = listen.iter().map(|address| address.parse().unwrap()).collect();
+        let overrides = Overrides { data_dir: None, listen };
+        Config::parse(text, "node.toml", &variables(pairs), &overrides)
+            .map_err(|problems| problems.to_string())
+    };
+    let all = ["[::]:0", "0.0.0.0:0"];
+    let problem = moved(&[], &all, "").unwrap_err();
+    assert!(problem.starts_with("node.toml: listener[0].auth: missing, and other machines reach [::]:0"));
+    assert_eq!(problem.lines().count(), 1, "{problem}");
+    moved(&[("EVENTMESH_EDGE_LISTENER_0_BIND", "[::]:0")], &[], "").unwrap_err();
+    let stated = ("EVENTMESH_EDGE_LISTENER_0_AUTH", "anonymous");
+    moved(&[stated, ("EVENTMESH_EDGE_LISTENER_0_BIND", "[::]:0")], &[], "").unwrap();
+    let config = moved(&[], &all, "[[listener]]\nauth = \"anonymous\"\n").unwrap();
+    assert_eq!(config.listeners.len(), 2);
+    // And the other way: what is bound to the loopback in the end need not say it.
+    moved(&[], &["127.0.0.1:0"], "[[listener]]\nbind = \"[::]:1883\"\n").unwrap();
+    // A wrong word is one mistake.
+    let wrong = moved(&[], &[], "[[listener]]\nbind = \"[::]:0\"\nauth = \"nobody\"\n").unwrap_err();
+    assert_eq!(wrong.lines().count(), 1, "{wrong}");
+}
+
 #[test]
 fn what_may_not_be_meant_is_a_warning() {
-    let text = "[[listener]]\nbind = \"0.0.0.0:1883\"\n[[listener]]\nbind = \"[::]:1884\"\nauth = \"password\"\n\
+    let text = "[[listener]]\nbind = \"0.0.0.0:1883\"\nauth = \"anonymous\"\n[[listener]]\nbind = \"[::]:1884\"\nauth = \"password\"\n\
                 password_file = \"p\"\n[[uplink]]\nname = \"a\"\naddresses = [\"broker:1883\"]\nusername = \"u\"\n\
                 password_file = \"q\"\n[[stream]]\nname = \"s\"\n";
     let warnings = parse(text).unwrap().warnings;
