@@ -1,0 +1,1 @@
+//! Uplink to whatever takes CloudEvents over HTTP.
