@@ -1,0 +1,1 @@
+//! Uplink to an Apache EventMesh runtime over gRPC.
