@@ -15,13 +15,14 @@ mod sections;
 mod setting;
 mod suggest;
 mod summary;
+mod telemetry;
 mod units;
 
 pub use environment::{Environment, PREFIX, ProcessEnvironment, variable_for};
 pub use model::{
     Admin, Auth, AuthKind, Class, Config, Credentials, DEFAULT_STREAM, Listener, ListenerKind, ListenerTls,
-    ListenerWhenFull, Log, LogFormat, LogLevel, Mode, Node, Order, Password, Route, Session, Stream,
-    StreamWhenFull, TlsIdentity, Unrouted, Uplink, UplinkKind, UplinkTls,
+    ListenerWhenFull, Log, LogFormat, LogLevel, Mode, NODE_STREAM, Node, Order, Password, Route, Session,
+    Stream, StreamWhenFull, Telemetry, TlsIdentity, Unrouted, Uplink, UplinkKind, UplinkTls,
 };
 pub use problem::{LoadError, Problem, Problems};
 pub use resolve::reserve;

@@ -18,9 +18,12 @@ pub struct Config {
     pub admin: Admin,
     /// `[session]`
     pub session: Session,
+    /// `[telemetry]`
+    pub telemetry: Telemetry,
     /// `[[listener]]`
     pub listeners: Vec<Listener>,
-    /// `[[stream]]`, the default stream first. [`StreamId`](eventmesh_edge_core::ports::store::StreamId) indexes here.
+    /// `[[stream]]`, the default stream first, that of the node's own events last.
+    /// [`StreamId`](eventmesh_edge_core::ports::store::StreamId) indexes here.
     pub streams: Vec<Stream>,
     /// `[[route]]`, in the order of the file: the first that matches counts.
     pub routes: Vec<Route>,
@@ -32,6 +35,10 @@ pub struct Config {
 
 /// Name of the stream that takes what no route takes.
 pub const DEFAULT_STREAM: &str = "default";
+
+/// Name of the stream of the node's own events (docs/node-events.md); it is there while `[telemetry]` is on and there is an
+/// uplink.
+pub const NODE_STREAM: &str = "node-events";
 
 /// `[node]`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,6 +125,15 @@ pub struct Session {
     pub sessions_max: u32,
     /// Memory for retained messages; beyond it new ones are refused.
     pub retained_max_bytes: ByteSize,
+}
+
+/// `[telemetry]`: the node's own events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Telemetry {
+    /// Whether it makes any.
+    pub enabled: bool,
+    /// Time between two heartbeats.
+    pub heartbeat: Duration,
 }
 
 /// `[[listener]]`

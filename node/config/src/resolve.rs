@@ -2,13 +2,14 @@
 
 use crate::environment::variable_for;
 use crate::model::{
-    Auth, Class, Config, Credentials, DEFAULT_STREAM, Listener, ListenerTls, Route, Stream, StreamWhenFull,
-    Unrouted, Uplink,
+    Auth, Class, Config, Credentials, DEFAULT_STREAM, Listener, ListenerTls, NODE_STREAM, Route, Stream,
+    StreamWhenFull, Unrouted, Uplink,
 };
 use crate::problem::Problem;
 use crate::sections::{Raw, RawListener, RawRoute, RawStream, RawUplink};
 use crate::setting::Name;
 use crate::suggest::nearest;
+use crate::telemetry;
 use crate::units::ByteSize;
 use std::collections::BTreeSet;
 
@@ -29,9 +30,16 @@ pub(crate) fn resolve(raw: Raw) -> (Config, Vec<Problem>) {
     check_listeners(&listeners, raw.node.disk_max, &mut problems);
     let uplink_names = raw.uplinks.iter().enumerate().map(|(i, u)| (format!("uplink[{i}]"), u.name.as_ref()));
     check_names("uplink", uplink_names, &mut problems);
-    let streams = with_default(raw.streams);
+    let mut streams = with_default(raw.streams);
     check_names("stream", streams.iter().map(|(path, s)| (path.clone(), s.name.as_ref())), &mut problems);
-    let readers = readers(&streams, &raw.routes, &raw.uplinks, &mut problems);
+    telemetry::check_name(&streams, &mut problems);
+    let mut readers = readers(&streams, &raw.routes, &raw.uplinks, &mut problems);
+    let chosen = raw.telemetry_uplinks.as_deref();
+    let of_node = telemetry::stream(raw.telemetry.enabled, chosen, &raw.uplinks, &mut problems);
+    for (stream, uplinks) in of_node {
+        streams.push((NODE_STREAM.to_owned(), stream));
+        readers.push(uplinks);
+    }
     let budgets = budgets(&streams, raw.node.disk_max, &mut problems);
     let routes = raw
         .routes
@@ -49,6 +57,7 @@ pub(crate) fn resolve(raw: Raw) -> (Config, Vec<Problem>) {
         log: raw.log,
         admin: raw.admin,
         session: raw.session,
+        telemetry: raw.telemetry,
         listeners,
         routes,
         warnings: Vec::new(),
@@ -210,7 +219,12 @@ fn named_uplinks(
     Some(found)
 }
 
-fn missing<'n>(key: String, section: &str, name: &Name, known: impl Iterator<Item = &'n str>) -> Problem {
+pub(crate) fn missing<'n>(
+    key: String,
+    section: &str,
+    name: &Name,
+    known: impl Iterator<Item = &'n str>,
+) -> Problem {
     let hint = match nearest(name.as_str(), known) {
         Some(meant) => format!("did you mean \"{meant}\"?"),
         None => format!("add [[{section}]] with name = \"{name}\""),
@@ -357,6 +371,9 @@ fn listener_warning(index: usize, listener: &Listener, warnings: &mut Vec<String
 
 fn stream_warning(config: &Config, index: usize, stream: &Stream, warnings: &mut Vec<String>) {
     let name = &stream.name;
+    if name.as_str() == NODE_STREAM {
+        return;
+    }
     let fed = config.routes.iter().any(|r| r.stream == index)
         || index == 0 && config.node.unrouted == Unrouted::Default;
     if !fed && index != 0 {

@@ -2,8 +2,8 @@
 
 use crate::model::{
     Admin, Auth, AuthKind, Class, Credentials, Listener, ListenerKind, ListenerTls, ListenerWhenFull, Log,
-    LogFormat, LogLevel, Mode, Node, Order, Password, Session, StreamWhenFull, TlsIdentity, Unrouted,
-    UplinkKind, UplinkTls,
+    LogFormat, LogLevel, Mode, Node, Order, Password, Session, StreamWhenFull, Telemetry, TlsIdentity,
+    Unrouted, UplinkKind, UplinkTls,
 };
 use crate::read::Section;
 use crate::setting::{Endpoint, Name, Secret};
@@ -19,6 +19,9 @@ pub(crate) struct Raw {
     pub(crate) log: Log,
     pub(crate) admin: Admin,
     pub(crate) session: Session,
+    pub(crate) telemetry: Telemetry,
+    /// `telemetry.uplinks`; `None` for all.
+    pub(crate) telemetry_uplinks: Option<Vec<Name>>,
     pub(crate) listeners: Vec<RawListener>,
     pub(crate) streams: Vec<RawStream>,
     pub(crate) routes: Vec<RawRoute>,
@@ -91,12 +94,15 @@ pub(crate) fn root(file: &mut Section<'_, '_>) -> Raw {
     let node = file.table("node", node);
     let log = file.table("log", log);
     let admin = file.table("admin", |s| admin(s, &node));
+    let (telemetry, telemetry_uplinks) = file.table("telemetry", telemetry);
     let mut listeners = file.list("listener", 1, listener);
     for (index, raw) in listeners.iter_mut().enumerate() {
         raw.section = index;
     }
     Raw {
         session: file.table("session", session),
+        telemetry,
+        telemetry_uplinks,
         listeners,
         streams: file.list("stream", 0, stream),
         routes: file.list("route", 0, route),
@@ -146,6 +152,14 @@ fn session(s: &mut Section<'_, '_>) -> Session {
             ByteSize::from_bytes(0)..=ByteSize::from_gib(1),
         ),
     }
+}
+
+fn telemetry(s: &mut Section<'_, '_>) -> (Telemetry, Option<Vec<Name>>) {
+    let telemetry = Telemetry {
+        enabled: s.value("enabled", true),
+        heartbeat: s.bounded("heartbeat", 60 * SECOND, SECOND..=DAY),
+    };
+    (telemetry, s.optional("uplinks"))
 }
 
 fn listener(s: &mut Section<'_, '_>) -> RawListener {

@@ -1,6 +1,6 @@
 //! What a node would do with a configuration, in a few lines: for `check` and for the first lines of the log.
 
-use crate::model::{Auth, Config, Listener, Stream, StreamWhenFull, Unrouted, Uplink};
+use crate::model::{Auth, Config, Listener, NODE_STREAM, Stream, StreamWhenFull, Unrouted, Uplink};
 use crate::resolve::reserve;
 use crate::units::show_time;
 
@@ -32,6 +32,9 @@ impl Config {
             .collect();
         if index == 0 && self.node.unrouted == Unrouted::Default {
             topics.push("what no route takes");
+        }
+        if stream.name.as_str() == NODE_STREAM {
+            topics.push("the node's own events");
         }
         let uplinks: Vec<&str> =
             stream.uplinks.iter().filter_map(|u| self.uplinks.get(*u)).map(|u| u.name.as_str()).collect();

@@ -153,7 +153,8 @@ fn a_stream_has_the_uplinks_that_its_routes_name() {
     let config = parse(&text).unwrap();
     let uplinks: Vec<(&str, &[usize])> =
         config.streams.iter().map(|s| (s.name.as_str(), &*s.uplinks)).collect();
-    assert_eq!(uplinks, [("default", &[0, 1][..]), ("s", &[1]), ("all", &[0, 1]), ("none", &[])]);
+    let own = ("node-events", &[0, 1][..]);
+    assert_eq!(uplinks, [("default", &[0, 1][..]), ("s", &[1]), ("all", &[0, 1]), ("none", &[]), own]);
     assert_eq!(
         config.warnings,
         [r#"stream "none" has no uplink: its events are stored and wait until max_bytes or max_age"#]
@@ -433,4 +434,27 @@ mod properties {
             }
         }
     }
+}
+
+#[test]
+fn the_nodes_own_events_have_a_stream_while_somebody_reads_them() {
+    let last = |text: &str| {
+        let config = parse(&format!("{TWO_UPLINKS}{text}")).unwrap();
+        config.streams.last().map(|s| (s.name.to_string(), s.uplinks.clone())).unwrap()
+    };
+    assert_eq!(last(""), (NODE_STREAM.to_owned(), vec![0, 1]));
+    assert_eq!(last("[telemetry]\nuplinks = [\"b\"]\n"), (NODE_STREAM.to_owned(), vec![1]));
+    assert_eq!(last("[telemetry]\nenabled = false\n").0, DEFAULT_STREAM);
+    assert_eq!(last("[telemetry]\nuplinks = []\n").0, DEFAULT_STREAM);
+    assert_eq!(
+        lines(&format!(
+            "{TWO_UPLINKS}[telemetry]\nuplinks = [\"bb\"]\n[[stream]]\nname = \"node-events\"\n[[route]]\n\
+             topics = [\"t\"]\nstream = \"node-events\"\n"
+        )),
+        [
+            "node.toml:8: telemetry.uplinks: there is no uplink \"bb\", add [[uplink]] with name = \"bb\"",
+            "node.toml:10: stream[0].name = \"node-events\": is the name of the stream of the node's own events, choose \
+             another"
+        ]
+    );
 }
