@@ -39,6 +39,13 @@ pub enum Input {
         /// In words.
         cause: Text,
     },
+    /// The upstream takes nothing at present, whatever it is given: as [`Input::Down`], but no event is suspected.
+    Unavailable {
+        /// In words.
+        cause: Text,
+        /// Not to be asked again before this has passed, if there is no other address.
+        retry_after: Option<Duration>,
+    },
     /// The upstream has taken an event over.
     Acked {
         /// Which stream.

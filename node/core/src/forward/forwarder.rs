@@ -163,6 +163,7 @@ impl Forwarder {
             Input::FetchFailed { stream, class } => self.fetch_failed(now, stream, class),
             Input::Up { window, address } => self.up(now, window, address, out),
             Input::Down { cause } => self.down(now, cause, out),
+            Input::Unavailable { cause, retry_after } => self.unavailable(now, cause, retry_after, out),
             Input::Acked { stream, position } => self.acked(now, stream, position),
             Input::Failed { stream, position, class, reason } => {
                 self.failed(now, stream, position, class, reason, out);
@@ -230,6 +231,22 @@ impl Forwarder {
     fn down(&mut self, now: Duration, cause: Text, out: &mut Vec<Action>) {
         match self.link.state() {
             State::Up { .. } | State::Connecting { .. } => self.lost(now, cause, None, out),
+            State::Idle | State::Waiting { .. } => {}
+        }
+    }
+
+    /// Nobody is accused: while the upstream takes nothing at all, no event is at fault.
+    fn unavailable(
+        &mut self,
+        now: Duration,
+        cause: Text,
+        retry_after: Option<Duration>,
+        out: &mut Vec<Action>,
+    ) {
+        match self.link.state() {
+            State::Up { .. } | State::Connecting { .. } => {
+                self.ended(now, cause, retry_after.unwrap_or_default(), out);
+            }
             State::Idle | State::Waiting { .. } => {}
         }
     }
@@ -362,8 +379,12 @@ impl Forwarder {
             }
             None => self.flows.iter_mut().for_each(|flow| flow.accuse_flying(barren, acks)),
         }
+        self.ended(now, cause, Duration::ZERO, out);
+    }
+
+    fn ended(&mut self, now: Duration, cause: Text, pause: Duration, out: &mut Vec<Action>) {
         self.restart();
-        let retry_at = self.link.down(now, &mut self.jitter);
+        let retry_at = self.link.down(now, pause, &mut self.jitter);
         out.push(Action::Report(Report::Down { cause, retry_at }));
     }
 

@@ -87,8 +87,9 @@ impl Link {
     }
 
     /// The connection ended or was not made; returns when to try again. A good connection is looked for at the first
-    /// address again, a bad one at the next address; the delay grows with each round over all of them.
-    pub(super) fn down(&mut self, now: Duration, jitter: &mut Jitter) -> Duration {
+    /// address again, a bad one at the next address; the delay grows with each round over all of them. A single address
+    /// is left alone for `pause` at least.
+    pub(super) fn down(&mut self, now: Duration, pause: Duration, jitter: &mut Jitter) -> Duration {
         let good = match self.state {
             State::Up { since, acked } => acked || now.saturating_sub(since) >= self.stable_after,
             _ => false,
@@ -101,7 +102,8 @@ impl Link {
         }
         let round = self.failures / u32::try_from(self.addresses).unwrap_or(u32::MAX);
         self.failures = self.failures.saturating_add(1);
-        let until = now + jitter.delay(self.backoff, round);
+        let pause = if self.addresses == 1 { pause } else { Duration::ZERO };
+        let until = now + jitter.delay(self.backoff, round).max(pause);
         self.state = State::Waiting { until };
         until
     }
@@ -126,6 +128,8 @@ mod tests {
         (Link::new(&options), Jitter::new(1))
     }
 
+    const NO_PAUSE: Duration = Duration::ZERO;
+
     const fn at(ms: u64) -> Duration {
         Duration::from_millis(ms)
     }
@@ -137,7 +141,7 @@ mod tests {
         let mut delays = Vec::new();
         for _ in 0..6 {
             indices.push(link.attempt(at(0)).index);
-            delays.push(link.down(at(0), &mut jitter));
+            delays.push(link.down(at(0), NO_PAUSE, &mut jitter));
         }
         assert_eq!(indices, [0, 1, 0, 1, 0, 1]);
         assert!(delays[0] <= at(250) && delays[1] <= at(250), "{delays:?}");
@@ -148,11 +152,11 @@ mod tests {
     fn a_good_connection_is_looked_for_at_the_first_address_again() {
         let (mut link, mut jitter) = link(3);
         link.attempt(at(0));
-        link.down(at(0), &mut jitter);
+        link.down(at(0), NO_PAUSE, &mut jitter);
         assert_eq!(link.attempt(at(300)).index, 1);
         assert!(link.up(at(300)));
         link.acked();
-        let retry = link.down(at(400), &mut jitter);
+        let retry = link.down(at(400), NO_PAUSE, &mut jitter);
         assert!(retry <= at(650), "the backoff began anew: {retry:?}");
         assert_eq!(link.attempt(retry).index, 0);
     }
@@ -164,7 +168,7 @@ mod tests {
         for _ in 0..12 {
             link.attempt(last);
             assert!(link.up(last));
-            let until = link.down(last + at(1), &mut jitter);
+            let until = link.down(last + at(1), NO_PAUSE, &mut jitter);
             assert!(until > last + at(100), "no tight loop");
             last = until;
         }
@@ -176,13 +180,24 @@ mod tests {
         let (mut link, mut jitter) = link(2);
         for _ in 0..10 {
             link.attempt(at(0));
-            link.down(at(0), &mut jitter);
+            link.down(at(0), NO_PAUSE, &mut jitter);
         }
         link.attempt(at(0));
         link.up(at(0));
-        let retry = link.down(at(10_000), &mut jitter);
+        let retry = link.down(at(10_000), NO_PAUSE, &mut jitter);
         assert!(retry <= at(10_250));
         assert_eq!(link.attempt(retry).index, 0);
+    }
+
+    #[test]
+    fn a_pause_that_was_asked_for_holds_for_a_single_address_only() {
+        let (mut link, mut jitter) = link(1);
+        link.attempt(at(0));
+        assert_eq!(link.down(at(0), at(120_000), &mut jitter), at(120_000));
+        let (mut link, mut jitter) = self::link(2);
+        link.attempt(at(0));
+        assert!(link.down(at(0), at(120_000), &mut jitter) <= at(250), "the other one may be fine");
+        assert_eq!(link.attempt(at(250)).index, 1);
     }
 
     #[test]
@@ -190,7 +205,7 @@ mod tests {
         let (mut link, mut jitter) = link(1);
         assert!(!link.up(at(0)));
         link.attempt(at(0));
-        link.down(at(0), &mut jitter);
+        link.down(at(0), NO_PAUSE, &mut jitter);
         assert!(!link.up(at(1)));
     }
 }

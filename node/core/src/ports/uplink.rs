@@ -61,6 +61,15 @@ pub enum UplinkEvent {
         /// In words, for `status` and the log: no secrets.
         cause: Text,
     },
+    /// The upstream is there and takes nothing at present: a wrong credential, overload, maintenance. Ends the connection
+    /// as [`UplinkEvent::Down`] does, or answers an attempt to connect; no event is suspected of being the reason.
+    Unavailable {
+        /// In words, for `status` and the log: no secrets.
+        cause: Text,
+        /// How long the upstream asked to be left alone, if it did. With a single address the next attempt is not
+        /// earlier; with several the next one is tried meanwhile.
+        retry_after: Option<Duration>,
+    },
     /// The upstream has taken the event over.
     Acked {
         /// Which stream.
@@ -89,7 +98,7 @@ pub type PortFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// One uplink. Used by one task, which calls [`Uplink::next`] again and again.
 pub trait Uplink: Send {
     /// Starts connecting to address number `index` (modulo how many there are), ending any connection there is.
-    /// [`UplinkEvent::Up`] or [`UplinkEvent::Down`] follows, within `timeout`.
+    /// [`UplinkEvent::Up`], [`UplinkEvent::Down`] or [`UplinkEvent::Unavailable`] follows, within `timeout`.
     fn connect(&mut self, index: usize, timeout: Duration);
 
     /// Takes one event over for sending; called only while up, never beyond the window. Does not block and may buffer

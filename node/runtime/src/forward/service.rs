@@ -163,6 +163,9 @@ impl Service {
             match event {
                 UplinkEvent::Up { window, address } => self.up(window, address),
                 UplinkEvent::Down { cause } => self.feed(Input::Down { cause }),
+                UplinkEvent::Unavailable { cause, retry_after } => {
+                    self.feed(Input::Unavailable { cause, retry_after });
+                }
                 UplinkEvent::Acked { stream, position } => self.feed(Input::Acked { stream, position }),
                 UplinkEvent::Failed { stream, position, class, reason } => {
                     self.feed(Input::Failed { stream, position, class, reason });

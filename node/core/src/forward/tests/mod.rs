@@ -170,6 +170,13 @@ impl World {
         self.step(Input::Down { cause: Text::from_static("reset") });
     }
 
+    fn unavailable(&mut self, retry_after: Option<Duration>) {
+        self.up = false;
+        self.flying.clear();
+        self.connecting = None;
+        self.step(Input::Unavailable { cause: Text::from_static("401"), retry_after });
+    }
+
     /// Lets time pass until the next connection is asked for.
     fn reconnect(&mut self, window: usize) {
         for _ in 0..1_000 {

@@ -674,3 +674,25 @@ fn a_stream_named_twice_is_refused() {
     let error = Forwarder::new(Options { gap_max: 0, ..options() }, &[]).unwrap_err();
     assert!(error.to_string().starts_with("gap_max must be at least 1"));
 }
+
+#[test]
+fn an_upstream_that_takes_nothing_condemns_no_event_and_is_left_alone_for_as_long_as_it_asks() {
+    let options = Options { gap_max: 4, attempts_max: 1, ..options() };
+    let mut world = World::new(options, 1);
+    world.backlog(0, 4, same);
+    world.connect(usize::MAX);
+    // All but the first are taken: what is left fills the gap alone, the worst place to be.
+    for _ in 0..3 {
+        world.ack(1);
+    }
+    for n in 0..50 {
+        let asked = (n % 2 == 0).then_some(ms(90_000));
+        let before = world.now;
+        world.unavailable(asked);
+        world.reconnect(usize::MAX);
+        assert!(world.now >= before + asked.unwrap_or_default());
+    }
+    assert_eq!(world.forwarder.counters().parked, 0);
+    world.ack_all();
+    assert_eq!(world.cursor(0), Some(world.last(0)));
+}
