@@ -282,6 +282,7 @@ impl Script {
                 self.mailboxes.remove(&(session.0, position.0));
             }
             StateChange::MailboxUpdate { .. } => panic!("the ingress does not write options"),
+            StateChange::LedgerForget { .. } => panic!("the ingress does not hand on the ledger"),
             StateChange::MailboxClear { session } => self.mailboxes.retain(|(s, _), _| *s != session.0),
         }
     }

@@ -12,7 +12,8 @@ use crate::journal::{QUARANTINE, path_of};
 use bytes::Bytes;
 use eventmesh_edge_core::event::{LogId, Position, StoredEvent, Timestamp, record};
 use eventmesh_edge_core::ports::store::{
-    Backlog, Batch, Consumer, LedgerLine, MailboxItem, Read, ReadError, SessionNo, StoreStats, Table,
+    Backlog, Batch, Consumer, LedgerEntry, LedgerLine, MailboxItem, Read, ReadError, SessionNo, StoreStats,
+    Table,
 };
 use std::collections::VecDeque;
 use std::io;
@@ -312,6 +313,13 @@ impl Core {
 
     pub(crate) fn ledger(&self) -> Vec<LedgerLine> {
         self.engine().ledger()
+    }
+
+    /// Ledger entries after a number; true if a group has to be made for those that come next.
+    pub(crate) fn ledger_after(&self, after: u64, max: usize) -> (Vec<LedgerEntry>, bool) {
+        let mut engine = self.engine();
+        let cut = engine.cut_ledger();
+        (engine.ledger_after(after, max), cut)
     }
 
     pub(crate) fn stats(&self) -> StoreStats {

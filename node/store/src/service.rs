@@ -15,8 +15,8 @@ use eventmesh_edge_core::event::{LogId, Position, Timestamp};
 use eventmesh_edge_core::ports::Completion;
 use eventmesh_edge_core::ports::clock::Clock;
 use eventmesh_edge_core::ports::store::{
-    Backlog, Batch, Change, Commit, CommitError, Committed, Consumer, LedgerLine, MailboxItem, Read,
-    ReadError, SessionNo, Store, StoreSpec, StoreStats, Table, Watcher,
+    Backlog, Batch, Change, Commit, CommitError, Committed, Consumer, LedgerEntry, LedgerLine, MailboxItem,
+    Read, ReadError, SessionNo, Store, StoreSpec, StoreStats, Table, Watcher,
 };
 use std::collections::VecDeque;
 use std::path::Path;
@@ -407,6 +407,14 @@ impl Store for JournalStore {
 
     fn ledger(&self) -> Vec<LedgerLine> {
         self.shared.core.ledger()
+    }
+
+    fn ledger_after(&self, after: u64, max: usize) -> Vec<LedgerEntry> {
+        let (entries, cut) = self.shared.core.ledger_after(after, max);
+        if cut {
+            wake_committer(&self.shared);
+        }
+        entries
     }
 
     fn stats(&self) -> StoreStats {

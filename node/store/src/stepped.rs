@@ -13,8 +13,8 @@ use bytes::Bytes;
 use eventmesh_edge_core::event::{LogId, Position, Timestamp};
 use eventmesh_edge_core::ports::Completion;
 use eventmesh_edge_core::ports::store::{
-    Backlog, Batch, Change, Commit, CommitError, Committed, Consumer, LedgerLine, MailboxItem, Read,
-    ReadError, SessionNo, Store, StoreSpec, StoreStats, Table, Watcher,
+    Backlog, Batch, Change, Commit, CommitError, Committed, Consumer, LedgerEntry, LedgerLine, MailboxItem,
+    Read, ReadError, SessionNo, Store, StoreSpec, StoreStats, Table, Watcher,
 };
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -203,6 +203,14 @@ impl Store for SteppedStore {
 
     fn ledger(&self) -> Vec<LedgerLine> {
         self.core.ledger()
+    }
+
+    fn ledger_after(&self, after: u64, max: usize) -> Vec<LedgerEntry> {
+        let (entries, cut) = self.core.ledger_after(after, max);
+        if cut && self.immediate {
+            self.step();
+        }
+        entries
     }
 
     fn stats(&self) -> StoreStats {

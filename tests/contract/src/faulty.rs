@@ -5,8 +5,8 @@ use bytes::Bytes;
 use eventmesh_edge_core::event::{LogId, Position, Timestamp};
 use eventmesh_edge_core::ports::Completion;
 use eventmesh_edge_core::ports::store::{
-    Backlog, Batch, Commit, CommitError, Committed, Consumer, LedgerLine, MailboxItem, Read, ReadError,
-    SessionNo, Store, StoreStats, StreamId, Table, Watcher,
+    Backlog, Batch, Commit, CommitError, Committed, Consumer, LedgerEntry, LedgerLine, MailboxItem, Read,
+    ReadError, SessionNo, Store, StoreStats, StreamId, Table, Watcher,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -254,6 +254,10 @@ where
 
     fn ledger(&self) -> Vec<LedgerLine> {
         self.inner.ledger()
+    }
+
+    fn ledger_after(&self, after: u64, max: usize) -> Vec<LedgerEntry> {
+        self.inner.ledger_after(after, max)
     }
 
     fn stats(&self) -> StoreStats {

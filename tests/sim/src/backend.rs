@@ -5,8 +5,8 @@ use eventmesh_edge_contract::{MemoryDisk, MemoryStore, Rng};
 use eventmesh_edge_core::event::{LogId, Position, Timestamp};
 use eventmesh_edge_core::ports::Completion;
 use eventmesh_edge_core::ports::store::{
-    Backlog, Batch, Commit, CommitError, Committed, Consumer, LedgerLine, MailboxItem, Read, ReadError,
-    SessionNo, Store, StoreSpec, StoreStats, Table, Watcher,
+    Backlog, Batch, Commit, CommitError, Committed, Consumer, LedgerEntry, LedgerLine, MailboxItem, Read,
+    ReadError, SessionNo, Store, StoreSpec, StoreStats, Table, Watcher,
 };
 use eventmesh_edge_store::sim_disk::{Fault, Kind};
 use eventmesh_edge_store::{SimSite, SteppedStore, StoreOptions};
@@ -217,6 +217,10 @@ impl Store for Queued {
 
     fn ledger(&self) -> Vec<LedgerLine> {
         self.inner.ledger()
+    }
+
+    fn ledger_after(&self, after: u64, max: usize) -> Vec<LedgerEntry> {
+        self.inner.ledger_after(after, max)
     }
 
     fn stats(&self) -> StoreStats {

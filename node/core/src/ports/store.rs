@@ -186,6 +186,11 @@ pub enum StateChange {
         /// Whose mailbox.
         session: SessionNo,
     },
+    /// Ledger entries up to this number were handed on: they are not given out again. The totals stay.
+    LedgerForget {
+        /// [`LedgerEntry::no`] of the last of them.
+        through: u64,
+    },
 }
 
 /// A value, possibly made from an event of the same commit.
@@ -236,11 +241,13 @@ pub enum LossReason {
     StreamRemoved = 7,
     /// A subscriber without a session was too slow.
     SlowSubscriber = 8,
+    /// Not taken in, and its sender has no way to know: QoS 0, or a protocol without an answer that says so.
+    Refused = 9,
 }
 
 impl LossReason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [LossReason; 8] = [
+    pub const ALL: [LossReason; 9] = [
         LossReason::QueueFull,
         LossReason::Expired,
         LossReason::Rejected,
@@ -249,6 +256,7 @@ impl LossReason {
         LossReason::Damaged,
         LossReason::StreamRemoved,
         LossReason::SlowSubscriber,
+        LossReason::Refused,
     ];
 
     /// The label in metrics, logs and `status`.
@@ -263,6 +271,7 @@ impl LossReason {
             LossReason::Damaged => "damaged",
             LossReason::StreamRemoved => "stream_removed",
             LossReason::SlowSubscriber => "slow_subscriber",
+            LossReason::Refused => "refused",
         }
     }
 }
@@ -419,6 +428,32 @@ pub struct LedgerLine {
     pub last: Position,
 }
 
+/// Ledger entries that wait to be handed on, at most: what is lost meanwhile is gathered in one entry per stream, uplink
+/// and reason (P5).
+pub const LEDGER_ENTRIES_MAX: usize = 1024;
+
+/// What was lost since the last entry of its stream, uplink and reason. Never changes once it was given out, so whoever
+/// hands it on can say it twice and be understood once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LedgerEntry {
+    /// Counts up by one over the life of the store.
+    pub no: u64,
+    /// Name of the stream, which the configuration may not have any more; `None` for a loss that is no stream's.
+    pub stream: Option<Text>,
+    /// Name of the uplink; `None` for a loss that is no uplink's.
+    pub uplink: Option<Text>,
+    /// Why.
+    pub reason: LossReason,
+    /// How many events.
+    pub events: u64,
+    /// Their stored bytes.
+    pub bytes: u64,
+    /// First position given up; [`Position::ZERO`] if it never had one.
+    pub first: Position,
+    /// Last one. Other streams, and events that were not lost, have positions between the two.
+    pub last: Position,
+}
+
 /// Figures for `status` and metrics.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoreStats {
@@ -500,6 +535,13 @@ pub trait Store: Send + Sync {
 
     /// The ledger, durable part.
     fn ledger(&self) -> Vec<LedgerLine>;
+
+    /// Up to `max` ledger entries with a number above `after`, in their order; from memory.
+    ///
+    /// Losses are gathered by stream, uplink and reason until somebody asks; asking makes entries of them, which this
+    /// call or, since they have to be durable first, one of the next gives out. Entries that were never forgotten
+    /// ([`StateChange::LedgerForget`]) are given out again after a restart, the same as before.
+    fn ledger_after(&self, after: u64, max: usize) -> Vec<LedgerEntry>;
 
     /// Figures.
     fn stats(&self) -> StoreStats;

@@ -79,7 +79,8 @@ impl Work {
             }
             StateChange::MailboxRemove { .. }
             | StateChange::MailboxUpdate { .. }
-            | StateChange::MailboxClear { .. } => None,
+            | StateChange::MailboxClear { .. }
+            | StateChange::LedgerForget { .. } => None,
         });
         keys.collect()
     }

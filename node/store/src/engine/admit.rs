@@ -1,6 +1,7 @@
 //! From commits to the bytes of a group: positions, sequence numbers, budgets.
 
 use super::ahead::Passed;
+use super::keys;
 use super::{Engine, Entry, Group, GroupMark, Internal, Mark, Request, Written};
 use crate::backing::{BackingError, StreamNo};
 use crate::journal::frame::{self, Change, CursorEntry, FrameWriter, LossEntry, UplinkNo};
@@ -432,6 +433,9 @@ fn write_change(frame: &mut FrameWriter<'_>, change: &StateChange, first: Positi
             frame.change(&Change::MailboxUpdate { session: session.0, position: *position, options });
         }
         StateChange::MailboxClear { session } => frame.change(&Change::MailboxClear { session: session.0 }),
+        StateChange::LedgerForget { through } => {
+            frame.change(&Change::View { key: keys::LEDGER_FORGET, value: &through.to_be_bytes() });
+        }
     }
 }
 

@@ -129,6 +129,8 @@ pub(crate) struct Catalog {
     /// By [`UplinkId`].
     pub(crate) uplinks: Vec<UplinkNo>,
     pub(crate) by_no: HashMap<StreamNo, usize>,
+    /// Configured and remembered ones.
+    pub(crate) uplink_names: HashMap<UplinkNo, Text>,
 }
 
 impl Catalog {

@@ -3,29 +3,39 @@
 //! ```text
 //! b | session u64 | position u64   stored bytes u32, then options       one claim of a session on an event
 //! c | stream u32 | uplink u32      position u64                         cursor (uplink 0: no uplink yet)
+//! e | number u64                   stream u32, uplink u32, reason u8, sum             entry of the ledger, to be handed on
 //! g | generation u64               extents                              what a sealed generation should hold
 //! h | 'b'                          bytes u64, events u64                mailbox bounds in force
-//! l | stream u32 | uplink u32 | reason u8   events, bytes, first, last: u64 each     ledger
+//! h | 'e'                          number u64                           newest entry of the ledger ever made
+//! l | stream u32 | uplink u32 | reason u8   events, bytes, first, last: u64 each     ledger: totals
 //! m | position u64                 record body                          event that mailboxes wait for, once
 //! n | session u64                  entries, bytes, lowest position: varints          a mailbox's figures
+//! o | stream u32 | uplink u32 | reason u8   the same                   ledger: what no entry has yet
 //! q | source                       counter, then stream and counter pairs: varints   sequence numbers
 //! r | position u64                 claims u32                           claims on `m`, where there are several
 //! s | stream u32                   newest position u64, then the name   stream numbers
 //! t | table u8 | key               value                                keyed state of the port
 //! u | uplink u32                   name                                 uplink numbers
 //! ```
+//! Two more keys are never stored: a view change of `hc` makes ledger entries, one of `hf` (number u64) forgets them.
 
+use super::ledger::LedgerKey;
 use crate::backing::StreamNo;
 use crate::journal::frame::UplinkNo;
 use bytes::Bytes;
 use eventmesh_edge_core::event::Position;
 
 pub(crate) const CURSOR: u8 = b'c';
+pub(crate) const ENTRY: u8 = b'e';
 pub(crate) const GENERATION: u8 = b'g';
 pub(crate) const LEDGER: u8 = b'l';
+pub(crate) const GATHERED: u8 = b'o';
 pub(crate) const STREAM: u8 = b's';
 pub(crate) const UPLINK: u8 = b'u';
 pub(crate) const BOUNDS: &[u8] = b"hb";
+pub(crate) const LEDGER_CUT: &[u8] = b"hc";
+pub(crate) const LEDGER_NO: &[u8] = b"he";
+pub(crate) const LEDGER_FORGET: &[u8] = b"hf";
 
 fn key(kind: u8, parts: &[&[u8]]) -> Bytes {
     let len = 1 + parts.iter().map(|p| p.len()).sum::<usize>();
@@ -58,8 +68,13 @@ pub(crate) fn generation(number: u64) -> Bytes {
     key(GENERATION, &[&number.to_be_bytes()])
 }
 
-pub(crate) fn ledger(stream: StreamNo, uplink: UplinkNo, reason: u8) -> Bytes {
-    key(LEDGER, &[&stream.0.to_be_bytes(), &uplink.0.to_be_bytes(), &[reason]])
+pub(crate) fn entry(no: u64) -> Bytes {
+    key(ENTRY, &[&no.to_be_bytes()])
+}
+
+/// [`LEDGER`] or [`GATHERED`].
+pub(crate) fn ledger(kind: u8, (stream, uplink, reason): LedgerKey) -> Bytes {
+    key(kind, &[&stream.0.to_be_bytes(), &uplink.0.to_be_bytes(), &[reason]])
 }
 
 pub(crate) fn mail(position: Position) -> Bytes {

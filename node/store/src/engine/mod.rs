@@ -7,6 +7,7 @@ pub(crate) mod ahead;
 pub(crate) mod catalog;
 mod finish;
 pub(crate) mod keys;
+mod ledger;
 pub(crate) mod open;
 pub(crate) mod read;
 pub(crate) mod recent;
@@ -27,9 +28,7 @@ use crate::journal::header::Identity;
 use bytes::Bytes;
 use eventmesh_edge_core::event::Position;
 use eventmesh_edge_core::ports::Completion;
-use eventmesh_edge_core::ports::store::{
-    Commit, CommitError, Committed, LedgerLine, SessionNo, StoreSpec, StoreStats,
-};
+use eventmesh_edge_core::ports::store::{Commit, CommitError, Committed, SessionNo, StoreSpec, StoreStats};
 use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::ops::Range;
@@ -259,26 +258,6 @@ impl Engine {
             tables::MailboxFigures::default()
         });
         (figures.events, figures.bytes)
-    }
-
-    /// Lines whose pair is not in the configuration any more have no consumer, and are folded into one per reason.
-    pub(crate) fn ledger(&self) -> Vec<LedgerLine> {
-        let mut lines: Vec<LedgerLine> = Vec::new();
-        for (key, sum) in &self.tables.ledger {
-            let Some(reason) = tables::reason_of(key) else { continue };
-            let consumer = self.catalog.id_of(key.0, key.1);
-            let tables::LedgerSum { events, bytes, first, last } = *sum;
-            match lines.iter_mut().find(|l| l.consumer == consumer && l.reason == reason) {
-                Some(line) => {
-                    line.events += events;
-                    line.bytes += bytes;
-                    line.first = line.first.min(first);
-                    line.last = line.last.max(last);
-                }
-                None => lines.push(LedgerLine { consumer, reason, events, bytes, first, last }),
-            }
-        }
-        lines
     }
 
     pub(crate) fn stats(&self) -> StoreStats {

@@ -325,6 +325,7 @@ impl Engine {
 
     fn name_uplinks(&mut self, remembered: &Remembered) {
         let mut next = remembered.uplinks.keys().next_back().map_or(1, |no| no.0 + 1);
+        self.catalog.uplink_names.extend(remembered.uplinks.iter().map(|(no, name)| (*no, name.clone())));
         for name in &self.spec.uplinks {
             let known = remembered.uplinks.iter().find(|(_, n)| *n == name).map(|(no, _)| *no);
             let no = known.unwrap_or_else(|| {
@@ -333,6 +334,7 @@ impl Engine {
                 no
             });
             self.catalog.uplinks.push(no);
+            self.catalog.uplink_names.insert(no, name.clone());
         }
     }
 

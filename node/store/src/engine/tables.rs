@@ -3,9 +3,10 @@
 //! reason.)
 
 use super::keys;
+use super::ledger::Ledger;
 use crate::backing::{BackingError, Lsn, StreamNo, ViewOp, Views};
 use crate::codec::{Reader, put_varint};
-use crate::journal::frame::{Change, CursorEntry, EventEntry, Frame, Item, LossEntry, UplinkNo, loss_reason};
+use crate::journal::frame::{Change, CursorEntry, EventEntry, Frame, Item, LossEntry, UplinkNo};
 use bytes::{BufMut, Bytes, BytesMut};
 use eventmesh_edge_core::event::Position;
 use eventmesh_edge_core::ports::store::LossReason;
@@ -32,34 +33,6 @@ impl Bounds {
     fn decode(bytes: &[u8]) -> Option<Bounds> {
         let mut reader = Reader::new(bytes);
         Some(Bounds { bytes: reader.u64_be()?, events: reader.u64_be()? })
-    }
-}
-
-/// Stream, uplink, reason.
-pub(crate) type LedgerKey = (StreamNo, UplinkNo, u8);
-
-/// One line of the ledger.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct LedgerSum {
-    pub(crate) events: u64,
-    pub(crate) bytes: u64,
-    pub(crate) first: Position,
-    pub(crate) last: Position,
-}
-
-impl LedgerSum {
-    fn encode(&self) -> Bytes {
-        let mut out = BytesMut::with_capacity(32);
-        for number in [self.events, self.bytes, self.first.0, self.last.0] {
-            out.put_u64(number);
-        }
-        out.freeze()
-    }
-
-    fn decode(bytes: &[u8]) -> Option<LedgerSum> {
-        let mut r = Reader::new(bytes);
-        let (events, bytes) = (r.u64_be()?, r.u64_be()?);
-        Some(LedgerSum { events, bytes, first: Position(r.u64_be()?), last: Position(r.u64_be()?) })
     }
 }
 
@@ -103,7 +76,7 @@ fn claim_value(stored_bytes: u32, options: &[u8]) -> Bytes {
 /// The views and what of them is mirrored in memory.
 pub(crate) struct Tables {
     pub(crate) views: Box<dyn Views>,
-    pub(crate) ledger: BTreeMap<LedgerKey, LedgerSum>,
+    pub(crate) ledger: Ledger,
     pub(crate) bounds: Bounds,
 }
 
@@ -111,14 +84,10 @@ impl Tables {
     /// Reads the mirrored part.
     pub(crate) fn new(views: Box<dyn Views>) -> Result<Tables, BackingError> {
         let unlimited = Bounds { bytes: u64::MAX, events: u64::MAX };
-        let mut tables = Tables { views, ledger: BTreeMap::new(), bounds: unlimited };
+        let ledger = Ledger::load(&*views)?;
+        let mut tables = Tables { views, ledger, bounds: unlimited };
         if let Some(bounds) = tables.views.get(keys::BOUNDS)?.and_then(|b| Bounds::decode(&b)) {
             tables.bounds = bounds;
-        }
-        for (key, value) in scan_all(&*tables.views, &[keys::LEDGER])? {
-            if let (Some(key), Some(sum)) = (ledger_key(&key), LedgerSum::decode(&value)) {
-                tables.ledger.insert(key, sum);
-            }
         }
         Ok(tables)
     }
@@ -167,11 +136,6 @@ pub(crate) fn scan_all(views: &dyn Views, prefix: &[u8]) -> Result<Vec<(Bytes, B
             return Ok(all);
         }
     }
-}
-
-fn ledger_key(key: &[u8]) -> Option<LedgerKey> {
-    let mut r = Reader::new(key.get(1..)?);
-    Some((StreamNo(r.u32_be()?), UplinkNo(r.u32_be()?), r.byte()?))
 }
 
 /// One commit being applied: its changes so far lie over the views.
@@ -347,10 +311,13 @@ impl<'f> Step<'_, 'f> {
     }
 
     fn view(&mut self, key: &[u8], value: &[u8]) {
-        if key == keys::BOUNDS
-            && let Some(bounds) = Bounds::decode(value)
-        {
-            self.tables.bounds = bounds;
+        match key {
+            keys::BOUNDS => self.tables.bounds = Bounds::decode(value).unwrap_or(self.tables.bounds),
+            keys::LEDGER_CUT => return self.cut_ledger(),
+            keys::LEDGER_FORGET => {
+                return self.forget_ledger(Reader::new(value).u64_be().unwrap_or(0));
+            }
+            _ => {}
         }
         self.put(Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
     }
@@ -413,23 +380,20 @@ impl<'f> Step<'_, 'f> {
     }
 
     fn loss(&mut self, loss: &LossEntry) {
-        let key = (loss.stream, loss.uplink, loss.reason as u8);
-        let sum = self.tables.ledger.entry(key).or_insert(LedgerSum {
-            events: 0,
-            bytes: 0,
-            first: loss.first,
-            last: loss.last,
-        });
-        sum.events = sum.events.saturating_add(loss.events);
-        sum.bytes = sum.bytes.saturating_add(loss.bytes);
-        sum.first = sum.first.min(loss.first);
-        sum.last = sum.last.max(loss.last);
-        let value = sum.encode();
-        self.put(keys::ledger(key.0, key.1, key.2), value);
+        let mut changes = Vec::new();
+        self.tables.ledger.add(loss, &mut changes);
+        self.ops.extend(changes);
     }
-}
 
-/// The reason in a ledger key.
-pub(crate) fn reason_of(key: &LedgerKey) -> Option<LossReason> {
-    loss_reason(key.2)
+    fn cut_ledger(&mut self) {
+        let mut changes = Vec::new();
+        self.tables.ledger.cut(&mut changes);
+        self.ops.extend(changes);
+    }
+
+    fn forget_ledger(&mut self, through: u64) {
+        let mut changes = Vec::new();
+        self.tables.ledger.forget(through, &mut changes);
+        self.ops.extend(changes);
+    }
 }

@@ -152,7 +152,9 @@ fn change_bound(change: &StateChange) -> usize {
         }
         StateChange::Delete { key, .. } => key.len(),
         StateChange::MailboxUpdate { options, .. } => options.len(),
-        StateChange::MailboxRemove { .. } | StateChange::MailboxClear { .. } => 0,
+        StateChange::MailboxRemove { .. }
+        | StateChange::MailboxClear { .. }
+        | StateChange::LedgerForget { .. } => 0,
     };
     variable + 32
 }

@@ -7,8 +7,8 @@ use disk::{Disk, Effects};
 use eventmesh_edge_core::event::{LogId, Position, Timestamp};
 use eventmesh_edge_core::ports::Completion;
 use eventmesh_edge_core::ports::store::{
-    Backlog, Batch, Change, Commit, CommitError, Committed, Consumer, LedgerLine, MailboxItem, Read,
-    ReadError, SessionNo, Store, StoreSpec, StoreStats, Table, Watcher,
+    Backlog, Batch, Change, Commit, CommitError, Committed, Consumer, LedgerEntry, LedgerLine, MailboxItem,
+    Read, ReadError, SessionNo, Store, StoreSpec, StoreStats, Table, Watcher,
 };
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -270,6 +270,10 @@ impl Store for MemoryStore {
 
     fn ledger(&self) -> Vec<LedgerLine> {
         lock(&self.disk.0).ledger()
+    }
+
+    fn ledger_after(&self, after: u64, max: usize) -> Vec<LedgerEntry> {
+        self.with_disk(|disk| disk.ledger_after(after, max)).unwrap_or_default()
     }
 
     fn stats(&self) -> StoreStats {

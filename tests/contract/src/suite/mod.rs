@@ -9,6 +9,7 @@
 
 mod budgets;
 mod commits;
+mod ledger;
 mod mailboxes;
 mod model;
 mod reads;
@@ -18,6 +19,7 @@ mod tables;
 
 pub use budgets::*;
 pub use commits::*;
+pub use ledger::*;
 pub use mailboxes::*;
 pub use model::*;
 pub use reads::*;
@@ -77,6 +79,13 @@ macro_rules! contract_tests {
             what_is_too_old_expires
             expiry_makes_room
             a_clock_that_is_not_set_expires_nothing
+            // ledger
+            losses_become_entries_with_names_and_ranges
+            an_entry_never_changes
+            entries_are_forgotten_with_the_event_that_carries_them
+            a_removed_stream_is_named_in_its_entry
+            entries_that_nobody_takes_are_bounded
+            without_an_uplink_an_entry_names_the_stream_alone
             // mailboxes
             a_mailbox_gives_its_events_in_order
             one_event_waits_for_many_sessions
@@ -135,6 +144,7 @@ mod tests {
         let sources = [
             include_str!("budgets.rs"),
             include_str!("commits.rs"),
+            include_str!("ledger.rs"),
             include_str!("mailboxes.rs"),
             include_str!("model.rs"),
             include_str!("reads.rs"),

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use eventmesh_edge_core::Text;
 use eventmesh_edge_core::event::{Event, LogId, Position, Sequence, StoredEvent, Timestamp, record};
 use eventmesh_edge_core::ports::store::{
-    Commit, CommitError, Committed, Consumer, CursorChange, Loss, LossReason, NewEvent, SessionNo,
-    StateChange, StateValue, StoreSpec, StreamId, StreamSpec, Table, UplinkId, WhenFull,
+    Commit, CommitError, Committed, Consumer, CursorChange, LedgerEntry, Loss, LossReason, NewEvent,
+    SessionNo, StateChange, StateValue, StoreSpec, StreamId, StreamSpec, Table, UplinkId, WhenFull,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -80,6 +80,10 @@ pub(super) struct Disk {
     by_source: HashMap<Text, u64>,
     by_source_and_stream: HashMap<(Text, Text), u64>,
     ledger: BTreeMap<(Option<Named>, LossReason), Tally>,
+    /// Of the ledger: what no entry has yet.
+    gathered: BTreeMap<(Option<Named>, LossReason), Tally>,
+    entries: Vec<LedgerEntry>,
+    last_entry: u64,
     effects: Effects,
 }
 
@@ -104,6 +108,9 @@ impl Disk {
             by_source: HashMap::new(),
             by_source_and_stream: HashMap::new(),
             ledger: BTreeMap::new(),
+            gathered: BTreeMap::new(),
+            entries: Vec::new(),
+            last_entry: 0,
             effects: Effects::default(),
         }
     }
@@ -399,9 +406,10 @@ impl Disk {
 
     fn count_loss(&mut self, named: Option<Named>, loss: Loss) {
         let (first, last) = loss.range;
-        let none_yet = Tally { events: 0, bytes: 0, first, last };
-        let tally = self.ledger.entry((named, loss.reason)).or_insert(none_yet);
-        add(tally, &Tally { events: loss.events, bytes: loss.bytes, first, last });
+        let more = Tally { events: loss.events, bytes: loss.bytes, first, last };
+        for sums in [&mut self.ledger, &mut self.gathered] {
+            sums.entry((named.clone(), loss.reason)).and_modify(|sum| add(sum, &more)).or_insert(more);
+        }
     }
 
     /// Gives up the stream's claims on what every cursor has passed.
@@ -456,7 +464,9 @@ impl Disk {
 fn add(sum: &mut Tally, more: &Tally) {
     sum.events += more.events;
     sum.bytes += more.bytes;
-    sum.first = sum.first.min(more.first);
+    // A loss that never had a position has zero.
+    let both = sum.first > Position::ZERO && more.first > Position::ZERO;
+    sum.first = if both { sum.first.min(more.first) } else { sum.first.max(more.first) };
     sum.last = sum.last.max(more.last);
 }
 

@@ -6,7 +6,8 @@ use eventmesh_edge_core::Text;
 use eventmesh_edge_core::event::LogId;
 use eventmesh_edge_core::event::Position;
 use eventmesh_edge_core::ports::store::{
-    Backlog, Batch, Consumer, LedgerLine, LossReason, MailboxItem, Read, SessionNo, StreamId, Table, UplinkId,
+    Backlog, Batch, Consumer, LEDGER_ENTRIES_MAX, LedgerEntry, LedgerLine, LossReason, MailboxItem, Read,
+    SessionNo, StreamId, Table, UplinkId,
 };
 use std::collections::BTreeMap;
 
@@ -106,6 +107,20 @@ impl Disk {
             last: t.last,
         };
         lines.into_iter().map(line).collect()
+    }
+
+    /// Cuts what is gathered into entries, as many as there is room for, and gives out those after a number.
+    pub(in crate::memory) fn ledger_after(&mut self, after: u64, max: usize) -> Vec<LedgerEntry> {
+        while self.entries.len() < LEDGER_ENTRIES_MAX
+            && let Some(((named, reason), tally)) = self.gathered.pop_first()
+        {
+            self.last_entry += 1;
+            let (stream, uplink) = named.map_or((None, None), |(stream, uplink)| (Some(stream), uplink));
+            let Tally { events, bytes, first, last } = tally;
+            let no = self.last_entry;
+            self.entries.push(LedgerEntry { no, stream, uplink, reason, events, bytes, first, last });
+        }
+        self.entries.iter().filter(|entry| entry.no > after).take(max).cloned().collect()
     }
 
     fn consumer(&self, (stream, uplink): &Named) -> Option<Consumer> {

@@ -21,6 +21,7 @@ impl Disk {
                     *entry = options;
                 }
             }
+            StateChange::LedgerForget { through } => self.entries.retain(|entry| entry.no > through),
             StateChange::MailboxClear { session } => {
                 let mailbox = self.mailboxes.remove(&session).unwrap_or_default();
                 for position in mailbox.entries.into_keys() {
