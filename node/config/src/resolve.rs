@@ -36,7 +36,7 @@ pub(crate) fn resolve(raw: Raw) -> (Config, Vec<Problem>) {
     let mut readers = readers(&streams, &raw.routes, &raw.uplinks, &mut problems);
     let chosen = raw.telemetry_uplinks.as_deref();
     let of_node = telemetry::stream(raw.telemetry.enabled, chosen, &raw.uplinks, &mut problems);
-    for (stream, uplinks) in of_node {
+    if let Some((stream, uplinks)) = of_node {
         streams.push((NODE_STREAM.to_owned(), stream));
         readers.push(uplinks);
     }
