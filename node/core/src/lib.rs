@@ -20,6 +20,7 @@ pub mod mapping;
 pub mod namespace;
 pub mod ports;
 pub mod route;
+pub mod telemetry;
 pub mod topic;
 
 /// UTF-8 text that shares its bytes with the buffer it came from; cloning copies nothing.

@@ -25,6 +25,14 @@ pub fn coap_source(node: &str, device: &str) -> Text {
     source("coap", node, device)
 }
 
+/// The node's name as it stands in sources: percent-encoded where RFC 3986 asks for it.
+#[must_use]
+pub fn node_authority(node: &str) -> String {
+    let mut text = String::with_capacity(node.len());
+    encode(&mut text, node, b"");
+    text
+}
+
 fn source(scheme: &str, node: &str, device: &str) -> Text {
     let mut text = String::with_capacity(scheme.len() + 4 + node.len() + device.len());
     text.push_str(scheme);
@@ -64,14 +72,15 @@ impl LoopGuard {
     /// For the node of that name.
     #[must_use]
     pub fn new(node: &str) -> LoopGuard {
-        let mut name = String::with_capacity(node.len());
-        encode(&mut name, node, b"");
-        LoopGuard { name }
+        LoopGuard { name: node_authority(node) }
     }
 
     /// Whether a source is one that this node gives.
     #[must_use]
     pub fn is_own(&self, source: &str) -> bool {
+        if source.strip_prefix("edge://") == Some(&self.name) {
+            return true;
+        }
         let host = source.strip_prefix("mqtt://").or_else(|| source.strip_prefix("coap://"));
         host.and_then(|h| h.strip_prefix(self.name.as_str())).is_some_and(|rest| rest.starts_with('/'))
     }
@@ -125,6 +134,13 @@ mod tests {
         fn two_devices_have_two_sources(a in "[a-z%/ é]{0,4}", b in "[a-z%/ é]{0,4}") {
             prop_assert_eq!(mqtt_source("n", &a) == mqtt_source("n", &b), a == b);
         }
+    }
+
+    #[test]
+    fn the_nodes_own_events_are_its_own() {
+        let guard = LoopGuard::new("plant-7");
+        assert!(guard.is_own("edge://plant-7"));
+        assert!(!guard.is_own("edge://plant-70") && !guard.is_own("edge://plant-7/x"));
     }
 
     #[test]
