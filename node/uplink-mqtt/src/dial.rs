@@ -74,12 +74,18 @@ pub(crate) async fn dial(shared: &Shared, address: &Address) -> Result<Dialed, D
         Some(tls) => Stream::Tls(Box::new(handshake(tls, address, tcp).await?)),
     };
     let mut buf = BytesMut::with_capacity(1_024);
-    encode(&connect_packet(options), &mut buf);
+    let will = shared.wills.next(options, &shared.template, &shared.guard);
+    let has_will = will.is_some();
+    encode(&connect_packet(options, will), &mut buf);
     stream.write_all(&buf).await.map_err(DialError::Write)?;
     stream.flush().await.map_err(DialError::Write)?;
     buf.clear();
     let connack = connack(&mut stream, &mut buf, options.packet_max_bytes).await?;
+    shared.wills.answered(options, connack.code);
     let limits = limits(options, &connack)?;
+    if !has_will && options.testament.is_some() {
+        tracing::info!(%address, "mqtt uplink is up without a will, the server refused the connection with it");
+    }
     Ok(Dialed { stream, limits, session_present: connack.session_present, rest: buf })
 }
 

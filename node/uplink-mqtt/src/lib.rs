@@ -28,6 +28,7 @@ mod session;
 mod tls;
 mod topic;
 mod uplink;
+mod will;
 
 pub use counters::{Counters, Counts};
 pub use options::{

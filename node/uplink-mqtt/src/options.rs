@@ -3,6 +3,7 @@
 use crate::topic::Template;
 use eventmesh_edge_core::Text;
 use eventmesh_edge_core::event::Qos;
+use eventmesh_edge_core::telemetry::Testament;
 use eventmesh_edge_core::topic::TopicFilter;
 use std::fmt;
 use std::path::PathBuf;
@@ -110,7 +111,7 @@ impl Subscription {
 }
 
 /// An uplink's options.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Options {
     /// The node's name: part of its sources, and the mark by which its own messages are known when they come back.
     pub node: Text,
@@ -140,6 +141,9 @@ pub struct Options {
     pub unconfirmed_max: u16,
     /// Largest packet taken from the server (our Maximum Packet Size).
     pub packet_max_bytes: u32,
+    /// Left with the server as the connection's will: it tells others when the connection ends without a goodbye. A
+    /// server that refuses a connection for it gets the next one without.
+    pub testament: Option<Testament>,
 }
 
 impl Options {
@@ -162,6 +166,7 @@ impl Options {
             window_max: 4_096,
             unconfirmed_max: 256,
             packet_max_bytes: 512 * 1_024,
+            testament: None,
         }
     }
 

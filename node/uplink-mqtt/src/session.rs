@@ -7,6 +7,7 @@ use crate::inflight::{InFlight, SUBSCRIBE_ID};
 use crate::options::{Mode, Options, Subscription};
 use crate::reason;
 use crate::topic::{Template, rewrite};
+use crate::will::Wills;
 use bytes::BytesMut;
 use eventmesh_edge_core::Text;
 use eventmesh_edge_core::event::{Properties, Qos};
@@ -46,6 +47,7 @@ pub(crate) struct Shared {
     pub(crate) template: Template,
     pub(crate) guard: LoopGuard,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) wills: Wills,
 }
 
 /// Packet identifiers of QoS 2 messages that we have taken over and the server has not released yet: session state that outlives
@@ -82,7 +84,7 @@ pub(crate) struct Limits {
 ///
 /// With subscriptions the session stays at the server while we are away, so commands wait there. Without, there is no session: then no
 /// rule asks for a resend with the old packet identifiers [MQTT-4.4.0-1], and the server has nothing to keep.
-pub(crate) fn connect_packet(options: &Options) -> Packet {
+pub(crate) fn connect_packet(options: &Options, will: Option<mqtt::LastWill>) -> Packet {
     let keeps_session = !options.subscriptions.is_empty();
     let seconds = |d: Duration| u32::try_from(d.as_secs()).unwrap_or(u32::MAX);
     let properties = mqtt::ConnectProperties {
@@ -101,7 +103,7 @@ pub(crate) fn connect_packet(options: &Options) -> Packet {
         clean_start: !keeps_session,
         properties: Some(properties),
     };
-    Packet::Connect(connect, None, login)
+    Packet::Connect(connect, will, login)
 }
 
 /// What a CONNACK allows, or why it does not.

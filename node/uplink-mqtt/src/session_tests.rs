@@ -28,6 +28,7 @@ fn session_with(options: Options, limits: Limits, generation: u64, received: Opt
         template: options.template().unwrap(),
         guard: LoopGuard::new(&options.node),
         counters: Arc::new(Counters::default()),
+        wills: Wills::default(),
         options,
     };
     let resumed = received.is_some();
@@ -314,7 +315,7 @@ fn a_server_that_breaks_the_protocol_is_left() {
 fn connect_keeps_a_session_only_for_commands() {
     let credentials = Credentials { username: "u".to_owned(), password: Some(Secret::new("p4ssw0rd")) };
     let with = Options { credentials: Some(credentials), ..options() };
-    let Packet::Connect(connect, None, Some(login)) = connect_packet(&with) else { panic!() };
+    let Packet::Connect(connect, None, Some(login)) = connect_packet(&with, None) else { panic!() };
     assert!(!connect.clean_start);
     assert_eq!((connect.keep_alive, &*connect.client_id), (30, "plant-7-uplink"));
     assert_eq!(login.password, "p4ssw0rd");
@@ -323,7 +324,7 @@ fn connect_keeps_a_session_only_for_commands() {
     assert_eq!((properties.session_expiry_interval, properties.receive_maximum), (Some(86_400), Some(256)));
 
     let Packet::Connect(connect, None, None) =
-        connect_packet(&Options { subscriptions: Vec::new(), ..options() })
+        connect_packet(&Options { subscriptions: Vec::new(), ..options() }, None)
     else {
         panic!()
     };

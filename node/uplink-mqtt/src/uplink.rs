@@ -5,6 +5,7 @@ use crate::dial::{DialError, Dialed, dial};
 use crate::link::Link;
 use crate::options::{Options, OptionsError};
 use crate::session::{Received, Shared};
+use crate::will::Wills;
 use eventmesh_edge_core::Text;
 use eventmesh_edge_core::mapping::LoopGuard;
 use eventmesh_edge_core::ports::uplink::{Outgoing, PortFuture, Uplink, UplinkEvent};
@@ -51,6 +52,7 @@ impl MqttUplink {
             template: options.template()?,
             guard: LoopGuard::new(&options.node),
             counters: Arc::new(Counters::default()),
+            wills: Wills::default(),
             options,
         };
         Ok(MqttUplink {

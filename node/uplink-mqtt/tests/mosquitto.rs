@@ -5,9 +5,11 @@
 mod common;
 
 use common::{Certificates, Driver, PATIENCE, acked, options};
-use eventmesh_edge_core::event::Qos;
+use eventmesh_edge_core::Text;
+use eventmesh_edge_core::event::{LogId, Qos};
 use eventmesh_edge_core::ports::store::Class;
 use eventmesh_edge_core::ports::uplink::{Uplink, UplinkEvent};
+use eventmesh_edge_core::telemetry::Testament;
 use eventmesh_edge_core::topic::TopicFilter;
 use eventmesh_edge_uplink_mqtt::{Credentials, Options, Secret, Subscription};
 use rumqttc::v5::mqttbytes::QoS;
@@ -72,7 +74,11 @@ impl Drop for Mosquitto {
 
 /// Another client of the broker, subscribed to a filter.
 async fn subscriber(port: u16, filter: &str) -> (AsyncClient, EventLoop) {
-    let mut options = MqttOptions::new("subscriber", "127.0.0.1", port);
+    subscriber_named("subscriber", port, filter).await
+}
+
+async fn subscriber_named(name: &str, port: u16, filter: &str) -> (AsyncClient, EventLoop) {
+    let mut options = MqttOptions::new(name, "127.0.0.1", port);
     options.set_max_packet_size(Some(1_000_000));
     let (client, mut events) = AsyncClient::new(options, 100);
     client.subscribe(filter, QoS::AtLeastOnce).await.unwrap();
@@ -295,4 +301,29 @@ async fn a_killed_broker_is_noticed_and_its_successor_gets_the_rest() {
     driver.up().await;
     driver.send(51..=60);
     driver.until(|e| acked(e) == (51..=60).collect::<Vec<_>>()).await;
+}
+
+#[tokio::test]
+async fn a_node_that_dies_is_told_by_the_broker_and_one_that_says_goodbye_is_not() {
+    let Some(broker) = Mosquitto::open().await else { return };
+    let (_client, mut events) = subscriber(broker.port, "edge/#").await;
+    let of = |node: &'static str| {
+        let testament = Testament::new(node, LogId(7), 3, Text::from_static("cloud"), PATIENCE);
+        Options { testament: Some(testament), client_id: node.to_owned(), ..options(broker.port) }
+    };
+    let (mut polite, mut killed) = (Driver::new(of("polite")), Driver::new(of("killed")));
+    polite.up().await;
+    killed.up().await;
+    polite.uplink.close(PATIENCE).await;
+    // The socket closes without a DISCONNECT.
+    drop(killed);
+    let told = received(&mut events, 1).await;
+    assert_eq!(&told[0].topic[..], b"edge/killed/state");
+    assert_eq!(attribute(&told[0], "type"), "io.eventmesh.edge.node.death");
+    let data: serde_json::Value = serde_json::from_slice(&told[0].payload).unwrap();
+    assert_eq!((&data["uplink"], &data["epoch"]), (&"cloud".into(), &3.into()));
+    // Retained: who comes later hears it, too; of the other there is nothing.
+    let (_late, mut late) = subscriber_named("late", broker.port, "edge/#").await;
+    let kept = received(&mut late, 1).await;
+    assert_eq!((&kept[0].topic[..], kept[0].retain), (&b"edge/killed/state"[..], true));
 }

@@ -7,15 +7,17 @@ mod common;
 
 use bytes::{Buf as _, BytesMut};
 use common::{Certificates, Driver, PATIENCE, acked, local, options};
-use eventmesh_edge_core::event::Qos;
+use eventmesh_edge_core::Text;
+use eventmesh_edge_core::event::{LogId, Qos};
 use eventmesh_edge_core::ports::store::Class;
 use eventmesh_edge_core::ports::uplink::{Uplink, UplinkEvent};
+use eventmesh_edge_core::telemetry::Testament;
 use eventmesh_edge_core::topic::TopicFilter;
 use eventmesh_edge_uplink_mqtt::{Options, Subscription};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{
-    ConnAck, Connect, ConnectReturnCode, Disconnect, DisconnectReasonCode, Packet, PingResp, PubAck,
-    PubAckReason, PubRel, Publish, SubAck, SubscribeReasonCode,
+    ConnAck, Connect, ConnectReturnCode, Disconnect, DisconnectReasonCode, LastWill, Packet, PingResp,
+    PubAck, PubAckReason, PubRel, Publish, SubAck, SubscribeReasonCode,
 };
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -42,10 +44,15 @@ impl Peer {
 
     /// Takes a connection and reads its CONNECT.
     async fn accept(&self) -> (Conn, Connect) {
+        let (conn, connect, _) = self.accept_with_will().await;
+        (conn, connect)
+    }
+
+    async fn accept_with_will(&self) -> (Conn, Connect, Option<LastWill>) {
         let (stream, _) = self.listener.accept().await.unwrap();
         let mut conn = Conn { stream, buf: BytesMut::new() };
         match conn.read().await {
-            Some(Packet::Connect(connect, _, _)) => (conn, connect),
+            Some(Packet::Connect(connect, will, _)) => (conn, connect, will),
             other => panic!("{other:?}"),
         }
     }
@@ -457,4 +464,65 @@ async fn tls_files_that_are_missing_or_wrong_are_named() {
         let cause = driver.connect(0, PATIENCE).await.unwrap_err();
         assert!(cause.contains(words), "{cause}");
     }
+}
+
+#[tokio::test]
+async fn each_connection_leaves_the_death_event_as_its_will() {
+    let peer = Peer::bind().await;
+    let template = Options { topic: "fleet/{topic}".to_owned(), ..mortal(peer.port()) };
+    let mut driver = Driver::new(template);
+    for connection in 1..=2 {
+        driver.uplink.connect(0, PATIENCE);
+        let accepting = async {
+            let (mut conn, _, will) = peer.accept_with_will().await;
+            conn.write(&[connack(ConnectReturnCode::Success, false)]).await;
+            (conn, will.unwrap())
+        };
+        let ((conn, will), _) =
+            tokio::join!(accepting, driver.until(|events| matches!(events, [UplinkEvent::Up { .. }])));
+        assert_eq!(
+            (&will.topic[..], will.qos, will.retain),
+            (&b"fleet/edge/plant-7/state"[..], QoS::AtLeastOnce, true)
+        );
+        let properties = will.properties.unwrap();
+        let user = |name: &str| {
+            properties.user_properties.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+        };
+        assert_eq!(properties.content_type.as_deref(), Some("application/json"));
+        assert_eq!(user("type"), Some("io.eventmesh.edge.node.death"));
+        assert_eq!(user("id"), Some(format!("00000007.3-death-cloud-{connection}").as_str()));
+        assert_eq!((user("source"), user("edgevia")), (Some("edge://plant-7"), Some("plant-7")));
+        conn.reset();
+        driver.until(|events| matches!(events, [UplinkEvent::Down { .. }])).await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_wants_no_will_gets_a_connection_without() {
+    let peer = Peer::bind().await;
+    let mut driver = Driver::new(mortal(peer.port()));
+    // Refused without a will, too: then it was about something else, and the next connection has one again.
+    let script = [
+        (true, ConnectReturnCode::RetainNotSupported),
+        (false, ConnectReturnCode::NotAuthorized),
+        (true, ConnectReturnCode::NotAuthorized),
+        (false, ConnectReturnCode::Success),
+    ];
+    for (with_will, code) in script {
+        driver.uplink.connect(0, PATIENCE);
+        let accepting = async {
+            let (mut conn, _, will) = peer.accept_with_will().await;
+            conn.write(&[connack(code, false)]).await;
+            (conn, will.is_some())
+        };
+        let ((_conn, had_will), events) = tokio::join!(accepting, driver.until(|events| !events.is_empty()));
+        assert_eq!(had_will, with_will, "{code:?}");
+        assert_eq!(matches!(events[0], UplinkEvent::Up { .. }), code == ConnectReturnCode::Success);
+    }
+}
+
+fn mortal(port: u16) -> Options {
+    let testament =
+        Testament::new("plant-7", LogId(7), 3, Text::from_static("cloud"), Duration::from_secs(60));
+    Options { testament: Some(testament), ..options(port) }
 }
