@@ -9,7 +9,7 @@
 use super::{Event, Properties, Qos, Sequence, Timestamp, Via};
 use crate::Text;
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// Version byte of the body written today.
 pub const VERSION: u8 = 1;
@@ -44,7 +44,13 @@ struct BodyV1<'a> {
     expires: Option<u64>,
     topic: &'a str,
     properties: Option<PropertiesV1<'a>>,
+    #[serde(serialize_with = "in_one_piece")]
     payload: &'a [u8],
+}
+
+/// Without this serde takes a slice for a sequence of numbers and writes them one by one; on disk it is the same.
+fn in_one_piece<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_bytes(bytes)
 }
 
 /// Nearly always the receipt time: one byte instead of seven.
@@ -253,6 +259,30 @@ mod tests {
         let error = decode(&Bytes::from_static(&[9, 1, 2])).unwrap_err();
         assert_eq!(error, RecordError::Version(9));
         assert!(error.to_string().contains("version 9"), "{error}");
+    }
+
+    #[test]
+    fn the_bytes_on_disk_are_those_of_version_1() {
+        let event = Event {
+            via: Via::Mqtt5,
+            qos: Qos::AtLeastOnce,
+            retain: true,
+            source: Text::from_static("mqtt://n/s"),
+            id: None,
+            time: Some(Timestamp(300)),
+            received: Timestamp(300),
+            expires: Some(Timestamp(5)),
+            topic: Text::from_static("t"),
+            payload: Bytes::from_static(&[0, 200, 255]),
+            properties: Some(Box::new(Properties {
+                correlation_data: Some(Bytes::from_static(&[128, 1])),
+                ..Properties::default()
+            })),
+        };
+        let mut out = Vec::new();
+        encode(&event, Sequence { source: 7, stream: 130 }, &mut out);
+        let expected = b"\x01\x01\x01\x01\x07\x82\x01\x0amqtt://n/s\x00\x01\xac\x02\x01\x05\x01t\x01\x00\x00\x00\x01\x02\x80\x01\x00\x03\x00\xc8\xff";
+        assert_eq!(out, expected);
     }
 
     #[test]
