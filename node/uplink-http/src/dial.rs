@@ -44,6 +44,17 @@ pub(crate) enum DialError {
     Timeout(Duration),
 }
 
+/// Who is connected to, and so what it is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peer {
+    /// A configured URL.
+    Receiver,
+    /// Where tokens come from: sees the client certificate (RFC 8705), has a name of its own.
+    TokenEndpoint,
+    /// Where a redirect leads: sees nothing.
+    Stranger,
+}
+
 /// How connections are made.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Dialer {
@@ -60,8 +71,6 @@ pub(crate) struct Conn {
     pub(crate) sender: http1::SendRequest<Full<Bytes>>,
     driver: Pin<Box<http1::Connection<TokioIo<Stream>, Full<Bytes>>>>,
     ended: bool,
-    /// A request was answered on it: that it ends before the next answer says nothing about that request.
-    pub(crate) used: bool,
 }
 
 impl Conn {
@@ -75,20 +84,18 @@ impl Conn {
         .await
     }
 
-    /// The same for work that needs the sender.
+    /// Sends one request and waits for the head of its answer.
     pub(crate) async fn request(
         &mut self,
         request: hyper::Request<Full<Bytes>>,
     ) -> hyper::Result<hyper::Response<hyper::body::Incoming>> {
-        let mut work = Box::pin(self.sender.send_request(request));
-        let (driver, ended) = (&mut self.driver, &mut self.ended);
         poll_fn(|cx| {
-            if !*ended && driver.as_mut().poll(cx).is_ready() {
-                *ended = true;
-            }
-            work.as_mut().poll(cx)
+            self.poll_driver(cx);
+            self.sender.poll_ready(cx)
         })
-        .await
+        .await?;
+        let answer = self.sender.send_request(request);
+        self.drive(answer).await
     }
 
     fn poll_driver(&mut self, cx: &mut Context<'_>) {
@@ -110,38 +117,39 @@ impl Conn {
 }
 
 impl Dialer {
-    /// Connects within `timeout`. `known`: a configured receiver, which may see the client certificate.
-    pub(crate) async fn dial(&self, url: &Url, known: bool, timeout: Duration) -> Result<Conn, DialError> {
+    /// Connects within `timeout`.
+    pub(crate) async fn dial(&self, url: &Url, peer: Peer, timeout: Duration) -> Result<Conn, DialError> {
         let deadline = Instant::now() + timeout;
-        match timeout_at(deadline, self.dial_until(url, known, deadline)).await {
+        match timeout_at(deadline, self.dial_until(url, peer, deadline)).await {
             Ok(done) => done,
             Err(_) => Err(DialError::Timeout(timeout)),
         }
     }
 
-    async fn dial_until(&self, url: &Url, known: bool, deadline: Instant) -> Result<Conn, DialError> {
+    async fn dial_until(&self, url: &Url, peer: Peer, deadline: Instant) -> Result<Conn, DialError> {
         let tcp = tcp(url, deadline).await?;
         tune(&tcp, self.probe_interval).map_err(DialError::Tcp)?;
         let stream = match (&self.tls, url.is_secure()) {
-            (Some(tls), true) => Stream::Tls(Box::new(self.handshake(tls, url, known, tcp).await?)),
+            (Some(tls), true) => Stream::Tls(Box::new(self.handshake(tls, url, peer, tcp).await?)),
             _ => Stream::Tcp(tcp),
         };
         let mut builder = http1::Builder::new();
         builder.max_buf_size(HEAD_MAX_BYTES).max_headers(100);
         let (sender, driver) = builder.handshake(TokioIo::new(stream)).await.map_err(DialError::Http)?;
-        Ok(Conn { url: url.clone(), sender, driver: Box::pin(driver), ended: false, used: false })
+        Ok(Conn { url: url.clone(), sender, driver: Box::pin(driver), ended: false })
     }
 
     async fn handshake(
         &self,
         tls: &Tls,
         url: &Url,
-        known: bool,
+        peer: Peer,
         tcp: TcpStream,
     ) -> Result<TlsStream<TcpStream>, DialError> {
-        let name = self.server_name.as_deref().filter(|_| known).unwrap_or(url.host()).to_owned();
+        let name =
+            self.server_name.as_deref().filter(|_| peer == Peer::Receiver).unwrap_or(url.host()).to_owned();
         let name = ServerName::try_from(name.clone()).map_err(|_| DialError::ServerName(name))?;
-        let config = if known { &tls.known } else { &tls.stranger };
+        let config = if peer == Peer::Stranger { &tls.stranger } else { &tls.known };
         TlsConnector::from(Arc::clone(config)).connect(name, tcp).await.map_err(DialError::Tls)
     }
 }
