@@ -22,6 +22,6 @@ pub use render::render;
 pub use server::{Server, StatusSource};
 pub use socket::BindError;
 pub use status::{
-    BacklogStatus, ListenerStatus, LossStatus, NodeStatus, SessionStatus, Status, StoreStatus, StreamStatus,
-    UplinkState, UplinkStatus,
+    BacklogStatus, IngressStatus, ListenerStatus, LossStatus, NodeStatus, SessionStatus, Status, StoreStatus,
+    StreamStatus, UplinkState, UplinkStatus,
 };

@@ -1,6 +1,8 @@
 //! [`Status`] for people.
 
-use crate::status::{ListenerStatus, LossStatus, Status, StreamStatus, UplinkState, UplinkStatus};
+use crate::status::{
+    IngressStatus, ListenerStatus, LossStatus, Status, StreamStatus, UplinkState, UplinkStatus,
+};
 use std::fmt::Write;
 
 /// The whole status as aligned text, at most about 110 columns.
@@ -8,11 +10,13 @@ use std::fmt::Write;
 pub fn render(status: &Status) -> String {
     let mut out = head(status);
     section(&mut out, &["LISTENER", "CLIENTS", "LETS IN"], status.listeners.iter().map(listener).collect());
+    paragraph(&mut out, "in", &status.ingress.iter().flat_map(ingress).collect::<Vec<_>>());
     section(
         &mut out,
         &["UPLINK", "STATE", "BACKLOG", "OLDEST", "RATE", "EMPTY IN", "IN FLIGHT", "DROPPED"],
         status.uplinks.iter().map(uplink).collect(),
     );
+    paragraph(&mut out, "uplink", &status.uplinks.iter().filter_map(traffic).collect::<Vec<_>>());
     section(
         &mut out,
         &["STREAM", "FOR", "WAITING", "OF", "WHEN FULL"],
@@ -78,6 +82,55 @@ fn uplink(u: &UplinkStatus) -> Vec<String> {
         count(u.in_flight),
         if dropped == 0 { "0".to_owned() } else { reasons.join(", ") },
     ]
+}
+
+/// What came in, and what was turned away, in one or two lines.
+fn ingress(i: &IngressStatus) -> Vec<String> {
+    let mut lines = vec![format!(
+        "{}: {} messages, {} packets, {} in, {} out, {} messages delivered",
+        i.kind,
+        count(i.published),
+        count(i.packets_in),
+        bytes(i.bytes_in),
+        bytes(i.bytes_out),
+        count(i.delivered),
+    )];
+    let refused = i.refused.iter().map(|(reason, n)| (reason.as_str(), *n));
+    let others = [
+        ("turned away at max_connections", i.connections_over_limit),
+        ("TLS handshakes failed", i.tls_failed),
+        ("bad packets", i.bad_packets),
+        ("messages refused, stream full", i.refused_full),
+        ("not delivered, expired", i.expired),
+        ("not delivered, too large for the client", i.too_large),
+    ];
+    let troubles = figures(refused.chain(others));
+    if !troubles.is_empty() {
+        lines.push(format!("{}: {} connections; {troubles}", i.kind, count(i.connections_accepted)));
+    }
+    lines
+}
+
+/// What an uplink did beside its plain work; `None` if nothing.
+fn traffic(u: &UplinkStatus) -> Option<String> {
+    let own = [
+        ("sent again", u.sent_again),
+        ("refused for now", u.refused_for_now),
+        ("refused for good", u.refused_for_good),
+        ("came down", u.down_received),
+        ("came down and not taken", u.down_dropped),
+    ];
+    let adapter = u.adapter.iter().map(|(name, n)| (name.as_str(), *n));
+    let figures = figures(own.into_iter().chain(adapter)).replace('_', " ");
+    let refusal = u.last_refusal.as_ref().map(|words| format!("last refusal: {words}"));
+    let parts: Vec<String> = [figures].into_iter().filter(|text| !text.is_empty()).chain(refusal).collect();
+    (!parts.is_empty()).then(|| format!("{}: {}", u.name, parts.join("; ")))
+}
+
+/// `12 bad packets, 3 sent again`: what is not zero.
+fn figures<'a>(figures: impl Iterator<Item = (&'a str, u64)>) -> String {
+    let shown = figures.filter(|(_, n)| *n > 0).map(|(name, n)| format!("{} {name}", count(n)));
+    shown.collect::<Vec<_>>().join(", ")
 }
 
 fn state(u: &UplinkStatus) -> String {
@@ -222,6 +275,9 @@ mod tests {
             backlog_bytes: 245_760,
             oldest_s: Some(75.0),
             dropped: BTreeMap::from([("expired".into(), 7)]),
+            sent_again: 3,
+            adapter: BTreeMap::from([("loops_dropped".into(), 1), ("unknown_acks".into(), 0)]),
+            last_refusal: Some("0x97 quota exceeded".into()),
             ..UplinkStatus::default()
         };
         let backlog =
@@ -247,8 +303,20 @@ mod tests {
             losses: vec![loss],
             ..Status::default()
         };
+        let ingress = IngressStatus {
+            kind: "mqtt".into(),
+            published: 1_300,
+            connections_accepted: 12,
+            refused: BTreeMap::from([("bad user name or password".into(), 4)]),
+            bad_packets: 2,
+            ..IngressStatus::default()
+        };
+        let status = Status { ingress: vec![ingress], ..status };
         let text = render(&status);
         for part in [
+            "in: mqtt: 1,300 messages,",
+            "in: mqtt: 12 connections; 4 bad user name or password, 2 bad packets",
+            "uplink: cloud: 3 sent again, 1 loops dropped; last refusal: 0x97 quota exceeded",
             "plant-7  eventmesh-edge 0.1.0",
             "down 12 s, next attempt in 3.0 s",
             "1,200 (240 KiB)",

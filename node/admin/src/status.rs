@@ -23,6 +23,8 @@ pub struct Status {
     pub store: StoreStatus,
     /// The clients.
     pub sessions: SessionStatus,
+    /// What came in, per protocol.
+    pub ingress: Vec<IngressStatus>,
     /// The loss ledger (P2).
     pub losses: Vec<LossStatus>,
     /// What the configuration allows but may not mean.
@@ -152,6 +154,63 @@ pub struct UplinkStatus {
     pub last_acked_s: Option<f64>,
     /// Given up, by reason, ever.
     pub dropped: BTreeMap<String, u64>,
+    /// Connections made since the start.
+    pub connections: u64,
+    /// Events sent since the start, repetitions included.
+    pub sent: u64,
+    /// Of these, those that had been sent before.
+    pub sent_again: u64,
+    /// Answers that refused an event for the moment, since the start.
+    pub refused_for_now: u64,
+    /// Events that the upstream refused for good, since the start.
+    pub refused_for_good: u64,
+    /// The upstream's words when it refused an event last.
+    pub last_refusal: Option<String>,
+    /// Messages that came down, since the start.
+    pub down_received: u64,
+    /// Of these, those that came faster than they could be taken over, and were not.
+    pub down_dropped: u64,
+    /// What the protocol's adapter did not pass on, by its name for it: `loops_dropped`, `unroutable_dropped`,
+    /// `subscriptions_refused` and others.
+    pub adapter: BTreeMap<String, u64>,
+}
+
+/// What came in at the listeners of one protocol, since the start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct IngressStatus {
+    /// `mqtt`.
+    pub kind: String,
+    /// Connections open now.
+    pub connections_open: u64,
+    /// Connections accepted.
+    pub connections_accepted: u64,
+    /// Connections turned away at a listener's limit.
+    pub connections_over_limit: u64,
+    /// Clients refused, by reason.
+    pub refused: BTreeMap<String, u64>,
+    /// TLS handshakes that failed.
+    pub tls_failed: u64,
+    /// Connections that have ended, by reason; `success` is a client's own goodbye.
+    pub ended: BTreeMap<String, u64>,
+    /// Packets that were malformed, oversized or out of place.
+    pub bad_packets: u64,
+    /// Packets read.
+    pub packets_in: u64,
+    /// Bytes read.
+    pub bytes_in: u64,
+    /// Bytes written.
+    pub bytes_out: u64,
+    /// Messages taken in.
+    pub published: u64,
+    /// Messages refused because their stream was full.
+    pub refused_full: u64,
+    /// Messages sent to clients.
+    pub delivered: u64,
+    /// Messages not sent to clients: they had expired.
+    pub expired: u64,
+    /// Messages not sent to clients: too large for them.
+    pub too_large: u64,
 }
 
 /// The disk.

@@ -1,13 +1,30 @@
 //! Figures for `status` and metrics. Counting costs one relaxed addition.
 
 use crate::reason::Reason;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Events of a kind that is rare, by reason; as many lines as there are reasons, at most.
+#[derive(Debug, Default)]
+struct ByReason(Mutex<BTreeMap<&'static str, u64>>);
+
+impl ByReason {
+    fn lines(&self) -> MutexGuard<'_, BTreeMap<&'static str, u64>> {
+        // Plain figures: whole whatever happened to who held them.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count(&self, reason: Reason) {
+        *self.lines().entry(reason.as_str()).or_default() += 1;
+    }
+}
 
 macro_rules! stats {
     ($($(#[$doc:meta])* $name:ident,)+) => {
         /// Counters of all listeners of one client table.
         #[derive(Debug, Default)]
-        pub struct Stats { $($name: AtomicU64,)+ }
+        pub struct Stats { $($name: AtomicU64,)+ refused: ByReason, ended: ByReason }
 
         /// The counters at one moment. All grow but `connections_open`.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,6 +80,18 @@ stats! {
 }
 
 impl Stats {
+    /// CONNECT packets refused, by reason.
+    #[must_use]
+    pub fn refused_by_reason(&self) -> BTreeMap<&'static str, u64> {
+        self.refused.lines().clone()
+    }
+
+    /// Connections that have ended, by reason; `success` is a client's own DISCONNECT.
+    #[must_use]
+    pub fn ended_by_reason(&self) -> BTreeMap<&'static str, u64> {
+        self.ended.lines().clone()
+    }
+
     pub(crate) fn opened(&self) {
         self.connections_open.fetch_add(1, Relaxed);
         self.connections_accepted.fetch_add(1, Relaxed);
@@ -70,6 +99,7 @@ impl Stats {
 
     pub(crate) fn closed(&self, reason: Reason) {
         self.connections_open.fetch_sub(1, Relaxed);
+        self.ended.count(reason);
         match reason {
             Reason::KeepAliveTimeout => self.keep_alive_timeouts.fetch_add(1, Relaxed),
             Reason::SessionTakenOver => self.taken_over.fetch_add(1, Relaxed),
@@ -87,6 +117,7 @@ impl Stats {
 
     pub(crate) fn refused_connect(&self, reason: Reason) {
         self.connects_refused.fetch_add(1, Relaxed);
+        self.refused.count(reason);
         if matches!(reason, Reason::BadCredentials | Reason::NotAuthorized) {
             self.logins_failed.fetch_add(1, Relaxed);
         }
@@ -127,5 +158,24 @@ impl Stats {
 
     pub(crate) fn session_expired(&self) {
         self.sessions_expired.fetch_add(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_and_endings_are_told_by_their_reasons() {
+        let stats = Stats::default();
+        stats.refused_connect(Reason::BadCredentials);
+        stats.refused_connect(Reason::UnsupportedVersion);
+        stats.refused_connect(Reason::BadCredentials);
+        stats.opened();
+        stats.closed(Reason::Malformed);
+        let refused = [("bad user name or password", 2), ("unsupported protocol version", 1)];
+        assert_eq!(stats.refused_by_reason(), BTreeMap::from(refused));
+        assert_eq!(stats.ended_by_reason(), BTreeMap::from([("malformed packet", 1)]));
+        assert_eq!((stats.snapshot().connects_refused, stats.snapshot().logins_failed), (3, 2));
     }
 }
