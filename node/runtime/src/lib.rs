@@ -3,3 +3,4 @@
 pub mod clock;
 pub mod forward;
 pub mod hub;
+pub mod telemetry;
