@@ -1,0 +1,220 @@
+//! From an address to a runtime that answers.
+
+use crate::answer::{Status, Verdict};
+use crate::call::{CallError, Methods, begin};
+use crate::consume::heartbeat;
+use crate::options::{Address, TlsOptions};
+use crate::proto::CloudEvent;
+use crate::session::{Shared, What};
+use crate::tls::{TlsError, client_config};
+use bytes::Bytes;
+use h2::PingPong;
+use h2::client::{Connection, SendRequest};
+use prost::Message as _;
+use rustls_pki_types::ServerName;
+use std::future::{Future as _, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// What the runtime may send before we have read it: for one stream, and for all together. The one that commands come down on may stand
+/// unread while they are stored; the answers to publishes need room beside it.
+const STREAM_WINDOW_BYTES: u32 = 128 * 1_024;
+const CONNECTION_WINDOW_BYTES: u32 = 1_024 * 1_024;
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DialError {
+    #[error("resolve {host}: {source}")]
+    Resolve { host: String, source: io::Error },
+    #[error("{host} has no address")]
+    NoAddress { host: String },
+    #[error("connect: {0}")]
+    Tcp(#[source] io::Error),
+    #[error("{0}")]
+    TlsSetup(#[from] TlsError),
+    #[error("{0:?} is no name that a certificate can have, set the server name")]
+    ServerName(String),
+    #[error("TLS handshake: {0}")]
+    Tls(#[source] io::Error),
+    #[error("{0} is no authority of a URL")]
+    Authority(String),
+    #[error("HTTP/2: {0}; is it an EventMesh gRPC port, and does it want TLS?")]
+    Http2(#[from] h2::Error),
+    #[error(
+        "server closed the connection instead of answering; is it an EventMesh gRPC port, and does it want TLS?"
+    )]
+    Closed,
+    #[error("heartbeat: {0}")]
+    Greeting(#[from] CallError),
+    #[error("heartbeat: answer is no event: {0}")]
+    NoEvent(#[from] prost::DecodeError),
+    #[error("heartbeat: {0}")]
+    Unavailable(String),
+}
+
+/// A TCP or TLS connection that notes that it was heard from.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    socket: Socket,
+    heard: Arc<AtomicBool>,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// A runtime that answers.
+#[derive(Debug)]
+pub(crate) struct Dialed {
+    pub(crate) connection: Connection<Stream, Bytes>,
+    pub(crate) requests: SendRequest<Bytes>,
+    pub(crate) ping: Option<PingPong>,
+    pub(crate) heard: Arc<AtomicBool>,
+    pub(crate) methods: Methods,
+}
+
+/// Connects and sends a heartbeat: what answers it is a runtime, and not only a port that accepts. The caller sets the time limit.
+pub(crate) async fn dial(shared: &Shared, address: &Address) -> Result<Dialed, DialError> {
+    let options = &shared.options;
+    let methods = Methods::at(&address.to_string(), options.tls.is_some())
+        .map_err(|_| DialError::Authority(address.to_string()))?;
+    let tcp = tcp(address).await?;
+    let socket = match &options.tls {
+        None => Socket::Tcp(tcp),
+        Some(tls) => Socket::Tls(Box::new(handshake(tls, address, tcp).await?)),
+    };
+    let heard = Arc::new(AtomicBool::new(false));
+    let stream = Stream { socket, heard: heard.clone() };
+    let (requests, mut connection) = h2::client::Builder::new()
+        .enable_push(false)
+        .initial_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .handshake(stream)
+        .await?;
+    let ping = connection.ping_pong();
+    let mut dialed = Dialed { connection, requests, ping, heard, methods };
+    greet(shared, &mut dialed).await?;
+    Ok(dialed)
+}
+
+async fn greet(shared: &Shared, dialed: &mut Dialed) -> Result<(), DialError> {
+    let frame = heartbeat(&shared.options, &shared.mapper);
+    let Dialed { requests, connection, methods, .. } = dialed;
+    let mut call = begin(requests, &methods.heartbeat, frame, What::Heartbeat)?;
+    let answer = poll_fn(|cx| {
+        if let Poll::Ready((_, answer)) = Pin::new(&mut call).poll(cx) {
+            return Poll::Ready(answer.map_err(DialError::Greeting));
+        }
+        match Pin::new(&mut *connection).poll(cx) {
+            Poll::Ready(Ok(())) => Poll::Ready(Err(DialError::Closed)),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(DialError::Http2(error))),
+            // What it has read wakes the call, and with it us.
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await?;
+    let status = Status::of(&CloudEvent::decode(answer)?);
+    match status.verdict() {
+        Verdict::Elsewhere | Verdict::Denied => Err(DialError::Unavailable(status.words())),
+        // Whatever else it says, it is there; most will say that they do not know us yet (code 30).
+        _ => Ok(()),
+    }
+}
+
+async fn tcp(address: &Address) -> Result<TcpStream, DialError> {
+    let host = || address.host.clone();
+    let resolved = tokio::net::lookup_host((address.host.as_str(), address.port))
+        .await
+        .map_err(|source| DialError::Resolve { host: host(), source })?;
+    let mut last = DialError::NoAddress { host: host() };
+    for socket_address in resolved {
+        match TcpStream::connect(socket_address).await {
+            Ok(tcp) => {
+                // HTTP/2 frames of one turn leave in one write; Nagle's algorithm would only hold back the last of them.
+                tcp.set_nodelay(true).map_err(DialError::Tcp)?;
+                return Ok(tcp);
+            }
+            Err(error) => last = DialError::Tcp(error),
+        }
+    }
+    Err(last)
+}
+
+async fn handshake(
+    options: &TlsOptions,
+    address: &Address,
+    tcp: TcpStream,
+) -> Result<TlsStream<TcpStream>, DialError> {
+    let name = options.server_name.as_ref().unwrap_or(&address.host);
+    let name = ServerName::try_from(name.clone()).map_err(|_| DialError::ServerName(name.clone()))?;
+    let options = options.clone();
+    let config = tokio::task::spawn_blocking(move || client_config(&options))
+        .await
+        .map_err(|error| DialError::Tls(io::Error::other(error)))??;
+    TlsConnector::from(config).connect(name, tcp).await.map_err(DialError::Tls)
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let done = match &mut this.socket {
+            Socket::Tcp(s) => Pin::new(s).poll_read(cx, buf),
+            Socket::Tls(s) => Pin::new(s).poll_read(cx, buf),
+        };
+        if buf.filled().len() > before {
+            this.heard.store(true, Relaxed);
+        }
+        done
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().socket {
+            Socket::Tcp(s) => Pin::new(s).poll_write(cx, buf),
+            Socket::Tls(s) => Pin::new(s).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().socket {
+            Socket::Tcp(s) => Pin::new(s).poll_write_vectored(cx, bufs),
+            Socket::Tls(s) => Pin::new(s).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.socket {
+            Socket::Tcp(s) => s.is_write_vectored(),
+            Socket::Tls(s) => s.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().socket {
+            Socket::Tcp(s) => Pin::new(s).poll_flush(cx),
+            Socket::Tls(s) => Pin::new(s).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().socket {
+            Socket::Tcp(s) => Pin::new(s).poll_shutdown(cx),
+            Socket::Tls(s) => Pin::new(s).poll_shutdown(cx),
+        }
+    }
+}

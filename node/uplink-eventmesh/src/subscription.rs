@@ -1,0 +1,113 @@
+//! The stream that messages come down on: opened, read, opened again.
+
+use crate::call::{ANSWER_MAX_BYTES, CallError, check_head, check_trailers, request};
+use crate::wire::Frames;
+use bytes::Bytes;
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{RecvStream, SendStream};
+use http::Uri;
+use std::future::Future as _;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+/// Between the end of a stream and the next one; doubled while the runtime refuses.
+const WAIT_MIN: Duration = Duration::from_secs(1);
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// An open stream. Dropping it cancels it, which the runtime does not notice before the heartbeat expires: then it is replaced by the
+/// next one, which claims the same identity.
+#[derive(Debug)]
+struct Open {
+    /// Half-closing it would end the stream, so it is kept.
+    _requests: SendStream<Bytes>,
+    head: Option<ResponseFuture>,
+    body: Option<RecvStream>,
+    frames: Frames,
+}
+
+/// The one subscription of a connection.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    open: Option<Open>,
+    /// When the next one is opened.
+    due: Duration,
+    failures: u32,
+}
+
+impl Subscription {
+    pub(crate) fn new() -> Subscription {
+        Subscription { open: None, due: Duration::ZERO, failures: 0 }
+    }
+
+    /// True if a stream is to be opened now.
+    pub(crate) fn is_due(&self, now: Duration) -> bool {
+        self.open.is_none() && now >= self.due
+    }
+
+    /// When it is to be opened, if it is not open.
+    pub(crate) fn due(&self) -> Option<Duration> {
+        self.open.is_none().then_some(self.due)
+    }
+
+    /// Opens a stream; the requests must be ready.
+    pub(crate) fn open(
+        &mut self,
+        requests: &mut SendRequest<Bytes>,
+        method: &Uri,
+        frame: Bytes,
+    ) -> Result<(), h2::Error> {
+        let (response, mut body) = requests.send_request(request(method), false)?;
+        body.send_data(frame, false)?;
+        self.open =
+            Some(Open { _requests: body, head: Some(response), body: None, frames: Frames::default() });
+        Ok(())
+    }
+
+    /// The runtime has said that it knows us.
+    pub(crate) fn accepted(&mut self) {
+        self.failures = 0;
+    }
+
+    /// Ends the stream; the next one is opened soon, or later if this was refused.
+    pub(crate) fn again(&mut self, now: Duration) {
+        self.open = None;
+        self.due = now + (WAIT_MIN * 2_u32.saturating_pow(self.failures.min(6))).min(WAIT_MAX);
+        self.failures = self.failures.saturating_add(1);
+    }
+
+    /// The next message; `Ready(Ok(None))` is the end of the stream.
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, CallError>> {
+        let Some(open) = &mut self.open else { return Poll::Pending };
+        open.poll_next(cx)
+    }
+}
+
+impl Open {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, CallError>> {
+        if let Some(head) = &mut self.head {
+            let (head, body) = ready!(Pin::new(head).poll(cx))?.into_parts();
+            self.head = None;
+            check_head(head.status, &head.headers)?;
+            self.body = Some(body);
+        }
+        let Some(body) = &mut self.body else { return Poll::Ready(Ok(None)) };
+        loop {
+            if let Some(message) = self.frames.next(ANSWER_MAX_BYTES)? {
+                return Poll::Ready(Ok(Some(message)));
+            }
+            match ready!(body.poll_data(cx)) {
+                Some(data) => {
+                    let data = data?;
+                    body.flow_control().release_capacity(data.len())?;
+                    self.frames.push(&data);
+                }
+                None => {
+                    let trailers = ready!(body.poll_trailers(cx))?;
+                    check_trailers(trailers.as_ref())?;
+                    return Poll::Ready(Ok(None));
+                }
+            }
+        }
+    }
+}

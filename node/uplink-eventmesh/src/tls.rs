@@ -1,0 +1,88 @@
+//! TLS by rustls with `ring`, the one provider (docs/adr/0005). The runtime's gRPC port speaks none: a proxy in front of it does.
+
+use crate::options::{TlsIdentity, TlsOptions};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+/// Why TLS could not be set up. Says which file, never what is in it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TlsError {
+    #[error("read {}: {source}", path.display())]
+    Pem { path: PathBuf, source: rustls_pki_types::pem::Error },
+    #[error("{} holds no certificate", path.display())]
+    NoCertificate { path: PathBuf },
+    #[error("{} holds a certificate that is no trust anchor: {source}", path.display())]
+    BadAnchor { path: PathBuf, source: rustls::Error },
+    #[error("this machine has no trust anchors, name a CA file")]
+    NoNativeRoots,
+    #[error("client certificate {}: {source}", path.display())]
+    Identity { path: PathBuf, source: rustls::Error },
+    #[error("set up TLS: {0}")]
+    Setup(#[from] rustls::Error),
+}
+
+/// Reads the files and makes the configuration. Blocks on the disk: not for the runtime's thread.
+pub(crate) fn client_config(options: &TlsOptions) -> Result<Arc<ClientConfig>, TlsError> {
+    let roots = match &options.ca_file {
+        Some(path) => roots_of(path)?,
+        None => native_roots()?,
+    };
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots);
+    let mut config = match &options.identity {
+        None => builder.with_no_client_auth(),
+        Some(identity) => {
+            let (chain, key) = read_identity(identity)?;
+            builder
+                .with_client_auth_cert(chain, key)
+                .map_err(|source| TlsError::Identity { path: identity.cert.clone(), source })?
+        }
+    };
+    // A proxy that serves other things as well must know that it is HTTP/2 (RFC 9113 section 3.2).
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Arc::new(config))
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let pem = |source| TlsError::Pem { path: path.to_owned(), source };
+    let all: Vec<_> =
+        CertificateDer::pem_file_iter(path).map_err(pem)?.collect::<Result<_, _>>().map_err(pem)?;
+    if all.is_empty() {
+        return Err(TlsError::NoCertificate { path: path.to_owned() });
+    }
+    Ok(all)
+}
+
+fn roots_of(path: &Path) -> Result<Arc<RootCertStore>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        roots.add(certificate).map_err(|source| TlsError::BadAnchor { path: path.to_owned(), source })?;
+    }
+    Ok(Arc::new(roots))
+}
+
+/// Parsing the machine's bundle takes tens of milliseconds; it changes with system updates only, so once per process will do.
+fn native_roots() -> Result<Arc<RootCertStore>, TlsError> {
+    static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
+    let roots = ROOTS.get_or_init(|| {
+        let mut roots = RootCertStore::empty();
+        let (added, ignored) =
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        tracing::debug!(added, ignored, "loaded the machine's trust anchors");
+        Arc::new(roots)
+    });
+    if roots.is_empty() { Err(TlsError::NoNativeRoots) } else { Ok(roots.clone()) }
+}
+
+fn read_identity(
+    identity: &TlsIdentity,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
+    let key = PrivateKeyDer::from_pem_file(&identity.key)
+        .map_err(|source| TlsError::Pem { path: identity.key.clone(), source })?;
+    Ok((certificates(&identity.cert)?, key))
+}
