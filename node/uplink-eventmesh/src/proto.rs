@@ -3,7 +3,8 @@
     missing_docs,
     unreachable_pub,
     dead_code,
-    reason = "generated from the .proto file, which has the comments"
+    clippy::enum_variant_names,
+    reason = "generated from the .proto file, which has the comments and the names"
 )]
 
 include!(concat!(env!("OUT_DIR"), "/org.apache.eventmesh.cloudevents.v1.rs"));
