@@ -1,0 +1,2 @@
+//! Stand-in for an Apache EventMesh runtime.
+pub mod proto;
