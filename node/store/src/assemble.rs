@@ -62,7 +62,7 @@ const SEGMENTS_MIN: u64 = 32;
 const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 
 impl StoreOptions {
-    fn limits(&self, disk_max: u64) -> Limits {
+    pub(crate) fn limits(&self, disk_max: u64) -> Limits {
         let fitting = (disk_max / SEGMENTS_MIN).max(SEGMENT_BYTES_MIN) & !0xfff;
         Limits {
             segment_bytes: u32::try_from(fitting).unwrap_or(u32::MAX).min(self.segment_bytes),
@@ -194,7 +194,7 @@ fn settle_tail(disk: &dyn Disk, recovered: &Recovered) {
     }
 }
 
-fn recover_failed(path: &Path, error: RecoverError) -> OpenError {
+pub(crate) fn recover_failed(path: &Path, error: RecoverError) -> OpenError {
     match error {
         RecoverError::Later { path: file, version } => {
             OpenError::Later { path: path.join(file), found: version.to_string() }

@@ -1,6 +1,8 @@
 //! The store without threads: what a committer does with a queue, what a blocking thread does with a read, what the
 //! maintenance does when it is woken. [`crate::service`] gives it threads, [`crate::stepped`] turns it by hand.
 
+pub(crate) mod pages;
+
 use crate::backing::BackingError;
 use crate::directory::OpenError;
 use crate::disk::{Disk, Mode};

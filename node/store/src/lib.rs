@@ -20,6 +20,7 @@ pub mod directory;
 pub mod disk;
 mod engine;
 mod gather;
+pub mod inspect;
 pub mod journal;
 pub mod memory_backing;
 mod meta;

@@ -23,7 +23,7 @@ const MAGIC: &[u8; 8] = b"EMESHMET";
 const BYTES: usize = 64;
 /// Format version of the whole directory.
 pub(crate) const VERSION: u8 = 1;
-const COPIES: [&str; 2] = ["meta-a", "meta-b"];
+pub(crate) const COPIES: [&str; 2] = ["meta-a", "meta-b"];
 
 /// What the two copies say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +84,7 @@ fn encode(meta: &Meta) -> Vec<u8> {
 }
 
 /// `Err(Some(version))` if a later program wrote it, `Err(None)` if it cannot be read.
-fn decode(bytes: &[u8]) -> Result<Meta, Option<u8>> {
+pub(crate) fn decode(bytes: &[u8]) -> Result<Meta, Option<u8>> {
     let (body, crc) = bytes.get(..BYTES).and_then(|b| b.split_last_chunk::<4>()).ok_or(None)?;
     if crc32c::crc32c(body) != u32::from_le_bytes(*crc) {
         return Err(None);

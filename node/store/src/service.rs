@@ -1,5 +1,7 @@
 //! The threads: one commits, one reads what is not in memory, one keeps house. Nothing here decides anything.
 
+mod inspection;
+
 use crate::assemble::{Assembled, Opened, Site, StoreOptions, assemble};
 use crate::core::Core;
 use crate::directory::{self, DirectoryLock, OpenError};

@@ -30,6 +30,7 @@ pub(crate) const ENTRY: u8 = b'e';
 pub(crate) const GENERATION: u8 = b'g';
 pub(crate) const LEDGER: u8 = b'l';
 pub(crate) const GATHERED: u8 = b'o';
+pub(crate) const MAILBOX: u8 = b'n';
 pub(crate) const STREAM: u8 = b's';
 pub(crate) const UPLINK: u8 = b'u';
 pub(crate) const BOUNDS: &[u8] = b"hb";

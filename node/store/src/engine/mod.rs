@@ -6,6 +6,7 @@ mod admit;
 pub(crate) mod ahead;
 pub(crate) mod catalog;
 mod finish;
+pub(crate) mod inspect;
 pub(crate) mod keys;
 mod ledger;
 pub(crate) mod open;

@@ -30,7 +30,7 @@ impl Bounds {
         out.freeze()
     }
 
-    fn decode(bytes: &[u8]) -> Option<Bounds> {
+    pub(super) fn decode(bytes: &[u8]) -> Option<Bounds> {
         let mut reader = Reader::new(bytes);
         Some(Bounds { bytes: reader.u64_be()?, events: reader.u64_be()? })
     }
@@ -46,7 +46,7 @@ pub(crate) struct MailboxFigures {
 }
 
 impl MailboxFigures {
-    fn decode(bytes: &[u8]) -> Option<MailboxFigures> {
+    pub(crate) fn decode(bytes: &[u8]) -> Option<MailboxFigures> {
         let mut r = Reader::new(bytes);
         Some(MailboxFigures { events: r.varint()?, bytes: r.varint()?, lowest: Position(r.varint()?) })
     }

@@ -1,7 +1,8 @@
 //! Sealed generations in sled: what outlives the journal's window, sorted by stream.
 //!
 //! ```text
-//! <data>/generations/<number, 20 digits>/           a sled database and the file `extents`; sealed, never written again
+//! <data>/generations/<number, 20 digits>/           a sled database and the files `extents` and `sums`; sealed, never
+//!                                                   written again
 //! <data>/generations/<number>.building/             unfinished: removed at the next open, the journal still has it all
 //! <data>/generations/<number>.removing/             consumed: removed at once or at the next open
 //! <data>/quarantine/generation.<n>/                 damaged; the newest few are kept for whoever wants to look
@@ -12,10 +13,12 @@
 
 mod chunk;
 pub(crate) mod files;
+pub(crate) mod inspect;
 mod manifest;
 mod reader;
 mod seal;
 pub(crate) mod sled_dir;
+pub(crate) mod sums;
 pub(crate) mod varint;
 
 #[cfg(test)]

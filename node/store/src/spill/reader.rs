@@ -93,6 +93,11 @@ impl Reader {
         Ok(Reader { sled, manifest, places: Vec::new(), in_window: 0 })
     }
 
+    /// What it holds, stream by stream.
+    pub(super) fn extents(&self) -> Vec<Extent> {
+        self.manifest.summary.extents.clone()
+    }
+
     /// See [`crate::backing::Generations::read`].
     pub(super) fn read(
         &mut self,

@@ -3,12 +3,13 @@
 //! 1. Chunks go into sled as they fill, the manifest behind them; all is flushed, closed, and synced by our own handles.
 //! 2. The database is opened anew and every entry read back and checked: what comes back is what a start will find.
 //!    This first clean open is also the one that writes sled's snapshot; later opens change no byte.
-//! 3. The file `extents` is written, everything synced again. The caller renames the directory into place.
+//! 3. The files `extents` and `sums` are written, everything synced again. The caller renames the directory into place.
 
 use super::chunk::{self, Builder, Key, Packer, RAW_MAX};
 use super::files::{self, damaged};
 use super::manifest::{Collector, Manifest};
 use super::sled_dir::{self, SledDir};
+use super::sums;
 use crate::backing::{BackingError, Lsn, SpillRecord, SpillSource, StreamNo};
 use eventmesh_edge_core::event::Position;
 use std::collections::BTreeMap;
@@ -42,8 +43,9 @@ pub(super) fn build(
     prove(path, &manifest)?;
     let encoded = manifest.encode();
     files::write_durable(&path.join(EXTENTS_FILE), &encoded)?;
+    let sums_len = sums::write(path)?;
     files::sync_tree(path)?;
-    Ok((manifest, sled_dir::log_bytes(path) + encoded.len() as u64))
+    Ok((manifest, sled_dir::log_bytes(path) + encoded.len() as u64 + sums_len))
 }
 
 struct Writer {

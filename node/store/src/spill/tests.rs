@@ -425,3 +425,20 @@ fn quarantine_of_generations_is_bounded() {
     assert_eq!(generations.sealed(), []);
     assert_eq!(files::entries(&dir.path().join(files::QUARANTINE)).unwrap().len(), QUARANTINE_KEPT);
 }
+
+/// What `sums` is worth: reading, reopening and counting leave every byte as it was sealed.
+#[test]
+fn reading_a_sealed_generation_changes_no_byte_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let records = telemetry(60_000, 3);
+    let mut generations = open(dir.path());
+    let number = seal(&mut generations, &records);
+    let path = dir.path().join(format!("generations/{number:020}"));
+    let check = || sums::check(&path, &mut |_| {}).unwrap();
+    assert_eq!(check(), sums::Checked::Whole);
+    assert_eq!(drain(&mut generations, number, StreamNo(2), 1000).len(), 20_000);
+    generations.count_after(number, StreamNo(1), Position(40_000)).unwrap();
+    drop(generations);
+    drain(&mut open(dir.path()), number, StreamNo(1), 7777);
+    assert_eq!(check(), sums::Checked::Whole);
+}

@@ -20,6 +20,7 @@
 //! behind which the journal still has everything ([`Views::durable`] was never above it).
 
 mod entry;
+pub(crate) mod inspect;
 mod memtable;
 mod proof;
 mod side;

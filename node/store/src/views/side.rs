@@ -174,7 +174,7 @@ impl Side {
 }
 
 /// Opens a database and compares what it holds with a proof. One that is not small is compared by its marker.
-fn check(path: &Path, proof: &Proof) -> Result<(), BackingError> {
+pub(super) fn check(path: &Path, proof: &Proof) -> Result<(), BackingError> {
     let mut sled = SledDir::open(path)?;
     let marker = sled.get(MARKER_KEY)?;
     if marker.as_deref() != Some(proof.encode().as_slice()) {
@@ -312,7 +312,7 @@ pub(super) fn page(
 }
 
 /// Every part but the marker, checked, in key order and bounded memory.
-fn for_each_part(
+pub(super) fn for_each_part(
     sled: &mut SledDir,
     mut work: impl FnMut(&[u8], entry::Part<'_>, &[u8]) -> Result<(), BackingError>,
 ) -> Result<(), BackingError> {

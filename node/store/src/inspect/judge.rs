@@ -1,0 +1,323 @@
+//! What the facts mean. No I/O: the same facts give the same findings.
+
+use super::facts::{
+    Copy, Facts, GenerationFact, JournalFacts, MetaFact, ReadFact, SegmentFact, SideFact, WholeFacts,
+};
+use super::finding::{FileKind, Finding, Lost, Severity};
+use crate::backing::Extent;
+use crate::journal::header::HEADER_BYTES;
+use crate::journal::reader::Gap;
+use crate::spill::sums::{BadBlocks, Checked};
+use crate::views::inspect::SideState;
+use eventmesh_edge_core::event::Position;
+
+/// Everything that is to be said, the worst first.
+pub(crate) fn judge(facts: &Facts) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    format(facts.format, &mut findings);
+    meta(&facts.meta, &mut findings);
+    journal(&facts.journal, &mut findings);
+    for generation in &facts.generations {
+        self::generation(generation, &mut findings);
+    }
+    sides(&facts.sides, &mut findings);
+    if let Some(whole) = &facts.whole {
+        self::whole(whole, &facts.generations, &mut findings);
+    }
+    for name in &facts.leftovers {
+        let note = Finding::new(Severity::Note, FileKind::Generation, name.as_str());
+        let what = "left by a seal or a removal that was under way: nothing of it counts";
+        findings.push(note.what(what).effect("the next start removes it"));
+    }
+    for name in &facts.strange {
+        let note = Finding::new(Severity::Note, FileKind::Other, name.as_str());
+        findings.push(note.what("not a file of the store").effect("it is left alone"));
+    }
+    findings.sort_by(|a, b| b.severity.cmp(&a.severity));
+    findings
+}
+
+fn format(state: Copy, findings: &mut Vec<Finding>) {
+    let effect = "the next start writes it again; `meta-*` and the journal say the version too";
+    match state {
+        Copy::Whole => {}
+        Copy::Missing => {
+            let note = Finding::new(Severity::Note, FileKind::Format, "format");
+            findings.push(note.what("missing").effect(effect));
+        }
+        Copy::Unreadable => {
+            let damage = Finding::new(Severity::Damage, FileKind::Format, "format");
+            findings.push(damage.at(0, 0).what("does not say a version").effect(effect));
+        }
+    }
+}
+
+fn meta(copies: &[MetaFact], findings: &mut Vec<Finding>) {
+    let whole = copies.iter().filter(|copy| copy.state == Copy::Whole).count();
+    let effect = if whole > 0 {
+        "the other copy serves; the next start writes both again"
+    } else {
+        "identity and epoch come from the journal; the next start writes both again"
+    };
+    for copy in copies {
+        let found = |severity| Finding::new(severity, FileKind::Meta, copy.file);
+        match copy.state {
+            Copy::Whole => {}
+            Copy::Missing => findings.push(found(Severity::Damage).what("missing").effect(effect)),
+            Copy::Unreadable => {
+                findings.push(found(Severity::Damage).at(0, 64).what("its checksum is wrong").effect(effect));
+            }
+        }
+    }
+    if let [Some(a), Some(b)] = copies.iter().map(|copy| copy.epoch).collect::<Vec<_>>().as_slice()
+        && a != b
+    {
+        let torn = Finding::new(Severity::Torn, FileKind::Meta, "meta-b");
+        let what = format!("epoch {b}, in `meta-a` epoch {a}: a start was cut short between the two");
+        findings.push(torn.what(what).effect("the larger one counts"));
+    }
+}
+
+fn journal(facts: &JournalFacts, findings: &mut Vec<Finding>) {
+    for segment in &facts.segments {
+        headers(segment, findings);
+        frames(segment, findings);
+    }
+    for pair in facts.segments.windows(2) {
+        if let [before, after] = pair {
+            continuity(before, after, facts, findings);
+        }
+    }
+    for (number, file, there) in &facts.unreadable {
+        unreadable(*number, file, *there, facts, findings);
+    }
+    for file in &facts.foreign {
+        let note = Finding::new(Severity::Damage, FileKind::JournalHeader, file.as_str());
+        let what = "a segment of another log lies here: files of two data directories were mixed";
+        findings.push(note.what(what).effect("the next start renames it to `.foreign` and leaves it"));
+    }
+}
+
+fn headers(segment: &SegmentFact, findings: &mut Vec<Finding>) {
+    let header = u64::from(HEADER_BYTES);
+    let places = [0, segment.bytes.saturating_sub(header)];
+    for (state, at) in segment.headers.iter().zip(places) {
+        if *state == Copy::Whole {
+            continue;
+        }
+        // Both copies are written before the first frame, and synced together.
+        let cut_short = segment.newest && segment.commits == 0;
+        let severity = if cut_short { Severity::Torn } else { Severity::Damage };
+        let what = if at == 0 { "the header at the front is gone" } else { "the header at the end is gone" };
+        let found = Finding::new(severity, FileKind::JournalHeader, segment.file.as_str()).at(at, header);
+        findings.push(found.what(what).effect("the other copy serves"));
+    }
+}
+
+fn frames(segment: &SegmentFact, findings: &mut Vec<Finding>) {
+    for gap in &segment.gaps {
+        findings.push(self::gap(segment, gap));
+    }
+    for (offset, position) in &segment.senseless {
+        let found = Finding::new(Severity::Damage, FileKind::JournalFrame, segment.file.as_str());
+        let found = found.at(u64::from(*offset), 0);
+        let what = "a frame whose checksum holds makes no sense: a later version, or a bug of the writer";
+        let found = found.what(what).effect("what makes no sense is left out and counted when it is read");
+        findings.push(match position {
+            Some(position) => found.lost(Lost::range(*position, Some(*position), Some(1))),
+            None => found,
+        });
+    }
+    if segment.torn_bytes > 0 {
+        let torn = Finding::new(Severity::Torn, FileKind::JournalFrame, segment.file.as_str());
+        let what = "a group that was being written when the node went down: nobody was answered for it";
+        let torn = torn.at(u64::from(segment.end), segment.torn_bytes).what(what);
+        findings.push(torn.effect("the next start cuts it off"));
+    }
+}
+
+fn gap(segment: &SegmentFact, gap: &Gap) -> Finding {
+    let bytes = u64::from(gap.to.saturating_sub(gap.from));
+    let damage = Finding::new(Severity::Damage, FileKind::JournalFrame, segment.file.as_str());
+    let damage =
+        damage.at(u64::from(gap.from), bytes).what(format!("no frame checks here ({})", commits(gap)));
+    if segment.sealed {
+        return damage.effect("the events lie in a sealed generation too; state that the views lack is lost");
+    }
+    let first = gap.before.1;
+    let (last, events) = match gap.after {
+        Some((_, next)) => {
+            (Some(Position(next.0.saturating_sub(1)).max(first)), Some(next.0.saturating_sub(first.0)))
+        }
+        None => (None, None),
+    };
+    let damage = damage.effect(
+        "the next start copies the segment to `quarantine`, steps over this, and counts it in the ledger as damaged",
+    );
+    if events == Some(0) { damage } else { damage.lost(Lost::range(first, last, events)) }
+}
+
+fn commits(gap: &Gap) -> String {
+    let first = gap.before.0.0 + 1;
+    match gap.after {
+        Some((next, _)) => format!("commits {first} to {}", next.0.saturating_sub(1).max(first)),
+        None => format!("commits from {first}"),
+    }
+}
+
+/// Commits are numbered without a hole; a number may come twice (a failed group that its segment kept).
+fn continuity(before: &SegmentFact, after: &SegmentFact, facts: &JournalFacts, findings: &mut Vec<Finding>) {
+    let explained = facts.unreadable.iter().any(|(n, ..)| (before.number..after.number).contains(n))
+        || before.gaps.iter().any(|gap| gap.after.is_none());
+    if after.first_lsn.0 > before.last_lsn.0 + 1 && !explained {
+        let found = Finding::new(Severity::Damage, FileKind::JournalFrame, after.file.as_str());
+        let what = format!(
+            "begins with commit {}, the segment before it ends with {}",
+            after.first_lsn.0, before.last_lsn.0
+        );
+        findings.push(found.at(0, u64::from(HEADER_BYTES)).what(what).effect("what is between is gone"));
+    }
+}
+
+fn unreadable(number: u32, file: &str, there: bool, facts: &JournalFacts, findings: &mut Vec<Finding>) {
+    let found = Finding::new(Severity::Damage, FileKind::JournalHeader, file);
+    let (what, found) = if there {
+        ("both headers are gone: nothing in it can be understood", found.at(0, u64::from(HEADER_BYTES)))
+    } else {
+        ("the file is missing, a later segment continues it", found)
+    };
+    let next = facts.segments.iter().find(|segment| segment.number > number);
+    let effect = if next.is_some() {
+        "the next start counts what lies between its neighbours in the ledger as damaged"
+    } else {
+        "the next start counts it in the ledger as damaged"
+    };
+    findings.push(found.what(what).effect(effect));
+}
+
+fn generation(fact: &GenerationFact, findings: &mut Vec<Finding>) {
+    let inside = |name: &str| format!("{}/{name}", fact.dir);
+    match &fact.sums {
+        Checked::Whole => {}
+        Checked::Bad(blocks) => findings.extend(blocks.iter().map(|bad| bad_blocks(fact, bad))),
+        Checked::Unknown => {
+            let note = Finding::new(Severity::Note, FileKind::GenerationSums, inside("sums"));
+            let what = "missing: sealed by an earlier version; each entry was checked instead";
+            findings.push(note.what(what));
+        }
+        Checked::Unreadable => {
+            let damage = Finding::new(Severity::Damage, FileKind::GenerationSums, inside("sums"));
+            let what = "its checksum is wrong; each entry of the database was checked instead";
+            findings.push(damage.at(0, 0).what(what).effect("nothing is lost by it"));
+        }
+    }
+    if fact.extents_whole != Some(true) && !is_bad(fact, "extents") {
+        let what = if fact.extents_whole.is_none() { "missing" } else { "its checksum is wrong" };
+        let damage = Finding::new(Severity::Damage, FileKind::GenerationExtents, inside("extents"));
+        findings.push(damage.what(what).effect("the database has the same; the next start writes it again"));
+    }
+    match &fact.read {
+        None => {}
+        Some(Err(why)) => findings.push(cannot_be_opened(fact, why)),
+        Some(Ok(read)) => lost_records(fact, read, findings),
+    }
+}
+
+fn is_bad(fact: &GenerationFact, name: &str) -> bool {
+    matches!(&fact.sums, Checked::Bad(blocks) if blocks.iter().any(|bad| bad.name == name))
+}
+
+fn bad_blocks(fact: &GenerationFact, bad: &BadBlocks) -> Finding {
+    let (kind, effect) = match (bad.name.as_str(), &fact.read) {
+        ("extents", _) => {
+            (FileKind::GenerationExtents, "the database has the same; the next start writes it again")
+        }
+        (_, Some(Ok(read))) if read.lost.is_empty() => {
+            (FileKind::Generation, "no record is in there: every event can be read all the same")
+        }
+        _ => (FileKind::Generation, "see below for what of it can be read"),
+    };
+    let found = Finding::new(Severity::Damage, kind, format!("{}/{}", fact.dir, bad.name));
+    let found = found.at(bad.from, bad.to.saturating_sub(bad.from));
+    found.what("not what was sealed").effect(effect)
+}
+
+fn cannot_be_opened(fact: &GenerationFact, why: &str) -> Finding {
+    let found = Finding::new(Severity::Damage, FileKind::Generation, fact.dir.as_str());
+    let effect =
+        "whoever reads it first moves it to `quarantine` and counts its events in the ledger as damaged";
+    found.what(format!("cannot be opened: {why}")).effect(effect)
+}
+
+fn lost_records(fact: &GenerationFact, read: &ReadFact, findings: &mut Vec<Finding>) {
+    for lost in &read.lost {
+        let found = Finding::new(Severity::Damage, FileKind::Generation, fact.dir.as_str());
+        let what = format!("records of stream number {} cannot be read", lost.stream.0);
+        let effect = "whoever reads past them counts them in the ledger as damaged; the rest is served";
+        let range = Lost::range(lost.first, Some(lost.last), Some(lost.events));
+        findings.push(found.what(what).effect(effect).lost(range));
+    }
+}
+
+fn sides(sides: &[SideFact], findings: &mut Vec<Finding>) {
+    let newest = sides.iter().filter_map(|side| side_lsn(&side.state)).max();
+    let stands_in = if newest.is_some() {
+        "the other side takes over, and the journal makes it whole; the next start moves this one to `quarantine`"
+    } else {
+        "the next start moves it to `quarantine` and rebuilds what the journal still holds; older state is lost"
+    };
+    for side in sides {
+        let proof = format!("{}.proof", side.label);
+        let (kind, file, what) = match &side.state {
+            SideState::Empty | SideState::Sound { .. } => continue,
+            SideState::ProofDamaged => (FileKind::ViewsProof, proof, "its checksum is wrong".to_owned()),
+            SideState::Missing => {
+                (FileKind::Views, side.label.to_owned(), "proven, and the directory is missing".to_owned())
+            }
+            SideState::Damaged(why) => (FileKind::Views, side.label.to_owned(), why.clone()),
+        };
+        let found = Finding::new(Severity::Damage, kind, file);
+        let found = if kind == FileKind::ViewsProof { found.at(0, 41) } else { found };
+        findings.push(found.what(what).effect(stands_in));
+    }
+}
+
+fn side_lsn(state: &SideState) -> Option<u64> {
+    match state {
+        SideState::Sound { lsn, .. } => Some(lsn.0),
+        _ => None,
+    }
+}
+
+fn whole(whole: &WholeFacts, generations: &[GenerationFact], findings: &mut Vec<Finding>) {
+    for (stream, uplink, acked) in &whole.cursors {
+        if *acked > whole.last_position {
+            let found = Finding::new(Severity::Damage, FileKind::Whole, "cursors");
+            let uplink = uplink.as_deref().unwrap_or("none yet");
+            let what = format!(
+                "stream {stream:?}, uplink {uplink:?}: acknowledged up to {acked}, and the last event is {}",
+                whole.last_position
+            );
+            findings
+                .push(found.what(what).effect("positions only grow: new events come after it all the same"));
+        }
+    }
+    for (number, extents) in &whole.missing_generations {
+        if generations.iter().any(|fact| fact.number == *number) {
+            continue;
+        }
+        let found = Finding::new(Severity::Damage, FileKind::Generation, format!("generations/{number:020}"));
+        let effect = "the next start counts what cursors have not passed in the ledger as damaged";
+        let found = found.what("the views know it, the disk has it not").effect(effect);
+        findings.push(match sum(extents) {
+            Some((first, last, events)) => found.lost(Lost::range(first, Some(last), Some(events))),
+            None => found,
+        });
+    }
+}
+
+fn sum(extents: &[Extent]) -> Option<(Position, Position, u64)> {
+    let first = extents.iter().map(|e| e.first).min()?;
+    let last = extents.iter().map(|e| e.last).max()?;
+    Some((first, last, extents.iter().map(|e| e.events).sum()))
+}
