@@ -305,7 +305,10 @@ impl HttpUplink {
                 tracing::debug!(%error, "a credential is not renewed yet");
                 self.renewing = Some(self.renewal(now + RENEW_AGAIN, false));
             }
-            Err(error) => self.unavailable(index, &error.to_string(), None),
+            Err(error) => {
+                self.wallet.forget();
+                self.unavailable(index, &error.to_string(), None);
+            }
         }
         // Polled once, so that it is known when to come back.
         if let Some(renewal) = &mut self.renewing

@@ -1,4 +1,5 @@
 //! The adapter by itself, against a stand-in for a receiver: what each kind of answer does.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
 
 mod common;
 

@@ -3,6 +3,7 @@
 
 pub(crate) mod certs;
 pub(crate) mod node;
+pub(crate) mod proxy;
 pub(crate) mod standin;
 
 use bytes::Bytes;
