@@ -4,6 +4,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let proto = "../../node/uplink-eventmesh/proto";
     println!("cargo::rerun-if-changed={proto}");
     let files = protox::compile(["eventmesh-service.proto"], [proto])?;
-    tonic_prost_build::configure().bytes(".").disable_comments(["."]).build_transport(false).compile_fds(files)?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        .disable_comments(["."])
+        .build_transport(false)
+        .compile_fds(files)?;
     Ok(())
 }

@@ -232,7 +232,7 @@ impl Link {
         let status = Status::of(&event);
         match (status.code, &mut self.subscription) {
             // The runtime has forgotten us, or is another one behind the same address.
-            (Some(30), Some(subscription)) if !subscription.is_due(now) => {
+            (Some(30), Some(subscription)) if subscription.is_open() => {
                 tracing::debug!("runtime does not know the subscription any more, subscribing again");
                 count(&self.shared.counters.resubscribed);
                 subscription.again(now);

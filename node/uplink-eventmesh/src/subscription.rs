@@ -40,6 +40,11 @@ impl Subscription {
         Subscription { open: None, due: Duration::ZERO, failures: 0 }
     }
 
+    /// True if there is a stream, whatever the runtime thinks of it.
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
     /// True if a stream is to be opened now.
     pub(crate) fn is_due(&self, now: Duration) -> bool {
         self.open.is_none() && now >= self.due

@@ -2,7 +2,9 @@
 #![allow(
     missing_docs,
     unreachable_pub,
+    non_camel_case_types,
     clippy::all,
+    clippy::allow_attributes_without_reason,
     clippy::unwrap_used,
     clippy::missing_errors_doc,
     clippy::let_underscore_must_use,
