@@ -1,5 +1,7 @@
 //! The uplink against the stand-in, downward: commands, receipts, and a subscription that stays itself.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
+
 mod common;
 
 use common::{Driver, command, outgoing, subscribing, until};

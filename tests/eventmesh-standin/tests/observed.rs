@@ -1,5 +1,7 @@
 //! The recording of the real runtime, replayed both ways: its client's requests against the stand-in, its answers against our client.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
+
 mod common;
 
 use base64::Engine as _;

@@ -1,5 +1,7 @@
 //! The uplink against the stand-in, upward: what is acknowledged is stored, what is not is told.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
+
 mod common;
 
 use bytes::Bytes;

@@ -76,7 +76,7 @@ pub(crate) fn outgoing_with(
 
 /// A command as a cloud application publishes it.
 pub(crate) fn command(id: &str) -> CloudEvent {
-    let attribute = eventmesh_edge_standin::attribute;
+    let attribute = |text: &str| eventmesh_edge_standin::attribute(text);
     let attributes = [
         ("env", "prod"),
         ("idc", "cloud"),
@@ -102,7 +102,7 @@ pub(crate) fn command(id: &str) -> CloudEvent {
         source: "/cloud/app".to_owned(),
         spec_version: "1.0".to_owned(),
         r#type: "com.example.valve.set".to_owned(),
-        attributes: attributes.iter().map(|(n, v)| ((*n).to_owned(), attribute(*v))).collect(),
+        attributes: attributes.iter().map(|(n, v)| ((*n).to_owned(), attribute(v))).collect(),
         data: Some(Data::TextData("open".to_owned())),
     }
 }
