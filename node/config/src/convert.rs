@@ -63,16 +63,29 @@ impl Uplink {
                 Order::Strict => forward::Order::Strict,
                 Order::Sequence => forward::Order::Sequence,
             },
-            // [MQTT-4.6.0-2]: an MQTT upstream takes over in the order sent.
-            pipeline: Pipeline::Ordered,
+            pipeline: self.pipeline(),
             window: Volume { events: self.window_events as usize, bytes: self.window_bytes.as_usize() },
             retry: backoff,
             connect: backoff,
             connect_timeout: self.connect_timeout,
-            answer_timeout: self.answer_timeout,
+            answer_timeout: self.answer_timeout * self.answers_per_event(),
             addresses: self.addresses.len().max(1),
             seed,
             ..forward::Options::new(id)
         }
+    }
+    fn pipeline(&self) -> Pipeline {
+        match &self.http {
+            Some(http) if http.connections > 1 => Pipeline::Unordered,
+            // [MQTT-4.6.0-2]: an MQTT upstream takes over in the order sent. Over one HTTP connection there is one request
+            // at a time.
+            _ => Pipeline::Ordered,
+        }
+    }
+
+    /// Over HTTP the adapter times each request by itself, with better words, and an event may need two: one that is
+    /// refused for its credential and one with the next credential.
+    fn answers_per_event(&self) -> u32 {
+        if self.http.is_some() { 3 } else { 1 }
     }
 }

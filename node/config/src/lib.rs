@@ -7,6 +7,7 @@
 
 mod convert;
 mod environment;
+mod http;
 mod model;
 mod problem;
 mod read;
@@ -19,6 +20,7 @@ mod telemetry;
 mod units;
 
 pub use environment::{Environment, PREFIX, ProcessEnvironment, variable_for};
+pub use http::{Http, HttpAuth, HttpAuthKind, HttpMode, HttpUrl, OAuth2, OAuthClientAuth};
 pub use model::{
     Admin, Auth, AuthKind, Class, Config, Credentials, DEFAULT_STREAM, Listener, ListenerKind, ListenerTls,
     ListenerWhenFull, Log, LogFormat, LogLevel, Mode, NODE_STREAM, Node, Order, Password, Route, Session,

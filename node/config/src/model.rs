@@ -1,5 +1,6 @@
 //! The checked configuration: what the rest of the node is built from. Whoever holds a [`Config`] need not check again.
 
+use crate::http::Http;
 use crate::setting::{Endpoint, Name, Secret, words};
 use crate::units::ByteSize;
 use eventmesh_edge_core::topic::TopicFilter;
@@ -290,7 +291,9 @@ pub struct Uplink {
     pub name: Name,
     /// Protocol.
     pub kind: UplinkKind,
-    /// Tried in turn, never empty.
+    /// What only an uplink over HTTP has; `None` for every other kind.
+    pub http: Option<Http>,
+    /// Tried in turn, never empty; not used over HTTP, which has [`Http::urls`].
     pub addresses: Vec<Endpoint>,
     /// TLS, if it is used.
     pub tls: Option<UplinkTls>,
@@ -333,8 +336,10 @@ words! {
     pub enum UplinkKind {
         /// A broker or another node, MQTT 5.
         Mqtt = "mqtt",
+        /// Whatever takes CloudEvents over HTTP.
+        Http = "http",
     }
-    later: ["eventmesh", "webhook", "http", "nats", "kafka"]
+    later: ["eventmesh", "webhook", "nats", "kafka"]
 }
 
 words! {

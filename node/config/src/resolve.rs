@@ -307,6 +307,7 @@ fn uplink(raw: RawUplink, node: &Name) -> Option<Uplink> {
     let name = raw.name?;
     Some(Uplink {
         kind: raw.kind,
+        http: raw.http,
         addresses: raw.addresses,
         tls: raw.tls,
         credentials: raw.credentials,
@@ -318,13 +319,13 @@ fn uplink(raw: RawUplink, node: &Name) -> Option<Uplink> {
         subscribe: raw.subscribe,
         subscribe_strip: raw.subscribe_strip,
         subscribe_prefix: raw.subscribe_prefix,
-        session_expiry: raw.timing.session_expiry,
+        session_expiry: raw.session_expiry,
         name,
         window_events: raw.window_events,
         window_bytes: raw.window_bytes,
         connect_timeout: raw.timing.connect_timeout,
         answer_timeout: raw.timing.answer_timeout,
-        keep_alive: raw.timing.keep_alive,
+        keep_alive: raw.keep_alive,
         retry_min: raw.timing.retry_min,
         retry_max: raw.timing.retry_max,
     })

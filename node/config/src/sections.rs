@@ -1,5 +1,6 @@
 //! One function per section: its keys, their defaults, their limits. The defaults fit a gateway with 256 MB of memory.
 
+use crate::http::{self, Http};
 use crate::model::{
     Admin, Auth, AuthKind, Class, Credentials, Listener, ListenerKind, ListenerTls, ListenerWhenFull, Log,
     LogFormat, LogLevel, Mode, Node, Order, Password, Session, StreamWhenFull, Telemetry, TlsIdentity,
@@ -59,6 +60,7 @@ pub(crate) struct RawRoute {
 pub(crate) struct RawUplink {
     pub(crate) name: Option<Name>,
     pub(crate) kind: UplinkKind,
+    pub(crate) http: Option<Http>,
     pub(crate) addresses: Vec<Endpoint>,
     pub(crate) tls: Option<UplinkTls>,
     pub(crate) credentials: Option<Credentials>,
@@ -71,6 +73,10 @@ pub(crate) struct RawUplink {
     pub(crate) subscribe_prefix: String,
     pub(crate) window_events: u32,
     pub(crate) window_bytes: ByteSize,
+    /// MQTT keep-alive.
+    pub(crate) keep_alive: Duration,
+    /// MQTT Session Expiry Interval.
+    pub(crate) session_expiry: Duration,
     pub(crate) timing: Timing,
 }
 
@@ -78,10 +84,8 @@ pub(crate) struct RawUplink {
 pub(crate) struct Timing {
     pub(crate) connect_timeout: Duration,
     pub(crate) answer_timeout: Duration,
-    pub(crate) keep_alive: Duration,
     pub(crate) retry_min: Duration,
     pub(crate) retry_max: Duration,
-    pub(crate) session_expiry: Duration,
 }
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -281,10 +285,19 @@ fn route(s: &mut Section<'_, '_>) -> RawRoute {
     }
 }
 
+/// Which keys there are depends on the kind.
 fn uplink(s: &mut Section<'_, '_>) -> RawUplink {
+    match s.value("kind", UplinkKind::Mqtt) {
+        UplinkKind::Mqtt => mqtt_uplink(s),
+        UplinkKind::Http => http::uplink(s),
+    }
+}
+
+fn mqtt_uplink(s: &mut Section<'_, '_>) -> RawUplink {
     RawUplink {
         name: s.required("name"),
-        kind: s.value("kind", UplinkKind::Mqtt),
+        kind: UplinkKind::Mqtt,
+        http: None,
         addresses: addresses(s),
         tls: s.optional_table("tls", uplink_tls),
         credentials: credentials(s),
@@ -301,7 +314,9 @@ fn uplink(s: &mut Section<'_, '_>) -> RawUplink {
             ByteSize::from_mib(1),
             ByteSize::from_kib(1)..=ByteSize::from_gib(1),
         ),
-        timing: timing(s),
+        keep_alive: s.bounded("keep_alive", 30 * SECOND, SECOND..=Duration::from_secs(65_535)),
+        session_expiry: s.bounded("session_expiry", DAY, Duration::ZERO..=3_650 * DAY),
+        timing: timing(s, 60 * SECOND),
     }
 }
 
@@ -313,14 +328,13 @@ fn addresses(s: &mut Section<'_, '_>) -> Vec<Endpoint> {
     addresses.unwrap_or_default()
 }
 
-fn timing(s: &mut Section<'_, '_>) -> Timing {
+/// The times of every uplink; `answer_timeout` is the kind's own default.
+pub(crate) fn timing(s: &mut Section<'_, '_>, answer_timeout: Duration) -> Timing {
     let timing = Timing {
         connect_timeout: s.bounded("connect_timeout", 10 * SECOND, SECOND..=HOUR),
-        answer_timeout: s.bounded("answer_timeout", 60 * SECOND, SECOND..=HOUR),
-        keep_alive: s.bounded("keep_alive", 30 * SECOND, SECOND..=Duration::from_secs(65_535)),
+        answer_timeout: s.bounded("answer_timeout", answer_timeout, SECOND..=HOUR),
         retry_min: s.bounded("retry_min", Duration::from_millis(250), Duration::from_millis(10)..=HOUR),
         retry_max: s.bounded("retry_max", 30 * SECOND, Duration::from_millis(10)..=HOUR),
-        session_expiry: s.bounded("session_expiry", DAY, Duration::ZERO..=3_650 * DAY),
     };
     if timing.retry_max < timing.retry_min {
         s.problem("retry_max", "must not be shorter than retry_min");
@@ -328,7 +342,7 @@ fn timing(s: &mut Section<'_, '_>) -> Timing {
     timing
 }
 
-fn uplink_tls(s: &mut Section<'_, '_>) -> UplinkTls {
+pub(crate) fn uplink_tls(s: &mut Section<'_, '_>) -> UplinkTls {
     UplinkTls { ca: s.optional("ca"), identity: identity(s, false), server_name: s.optional("server_name") }
 }
 
@@ -352,7 +366,7 @@ fn topic_prefix(s: &mut Section<'_, '_>) -> String {
     prefix
 }
 
-fn credentials(s: &mut Section<'_, '_>) -> Option<Credentials> {
+pub(crate) fn credentials(s: &mut Section<'_, '_>) -> Option<Credentials> {
     let username = s.optional::<String>("username");
     let inline = s.optional::<Secret>("password");
     let file = s.optional::<PathBuf>("password_file");

@@ -1,5 +1,6 @@
 //! What a node would do with a configuration, in a few lines: for `check` and for the first lines of the log.
 
+use crate::http::Http;
 use crate::model::{Auth, Config, Listener, NODE_STREAM, Stream, StreamWhenFull, Unrouted, Uplink};
 use crate::resolve::reserve;
 use crate::units::show_time;
@@ -73,6 +74,9 @@ fn listener(listener: &Listener) -> String {
 }
 
 fn uplink(uplink: &Uplink) -> String {
+    if let Some(http) = &uplink.http {
+        return http_uplink(uplink, http);
+    }
     let addresses: Vec<String> = uplink.addresses.iter().map(ToString::to_string).collect();
     let subscribe: Vec<&str> = uplink.subscribe.iter().map(|f| &**f.as_text()).collect();
     let down =
@@ -85,5 +89,23 @@ fn uplink(uplink: &Uplink) -> String {
         addresses.join(" or "),
         uplink.mode.as_str(),
         uplink.order.as_str(),
+    )
+}
+
+fn http_uplink(uplink: &Uplink, http: &Http) -> String {
+    let urls: Vec<String> = http.urls.iter().map(ToString::to_string).collect();
+    let batch = match http.mode {
+        crate::HttpMode::Batch => {
+            format!(" of at most {} events and {}", http.batch_events, http.batch_bytes)
+        }
+        _ => String::new(),
+    };
+    format!(
+        "uplink \"{}\": http to {}, {} CloudEvents{batch}, order {}, {} at a time",
+        uplink.name,
+        urls.join(" or "),
+        http.mode.as_str(),
+        uplink.order.as_str(),
+        http.connections,
     )
 }

@@ -400,6 +400,8 @@ fn the_sample_tells_the_truth() {
         let given = known.given.as_ref().unwrap_or_else(|| panic!("{} is not in the sample", known.path));
         let line = text.lines().nth(outcome.lines[&known.path] - 1).unwrap();
         match &known.default {
+            // The sample shows each kind.
+            Some(_) if known.path.starts_with("uplink[") && known.path.ends_with("].kind") => {}
             Some(default) => {
                 assert_eq!(given, default, "{}: the sample states another default", known.path);
                 assert!(!line.ends_with("# no default"), "{} has a default", known.path);
