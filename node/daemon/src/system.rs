@@ -23,6 +23,14 @@ pub(crate) fn raise_open_files() -> OpenFiles {
     OpenFiles { before: current, now: if raised.is_ok() { maximum } else { current } }
 }
 
+/// Memory in use (VmRSS of proc(5)); `None` where the system does not tell.
+pub(crate) fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib << 10)
+}
+
 /// Tells systemd (`Type=notify`) where the node is; nothing if nobody listens. sd_notify(3): one datagram to the socket
 /// that NOTIFY_SOCKET names, `@` in front for the abstract namespace.
 pub(crate) fn notify(state: &str) {
@@ -49,6 +57,11 @@ mod tests {
         let files = raise_open_files();
         assert_eq!(files.now, getrlimit(Resource::Nofile).maximum);
         assert_eq!(getrlimit(Resource::Nofile).current, files.now);
+    }
+
+    #[test]
+    fn memory_in_use_is_told() {
+        assert!(resident_bytes().is_some_and(|bytes| (1 << 20..1 << 40).contains(&bytes)));
     }
 
     #[test]

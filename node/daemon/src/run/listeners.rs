@@ -11,8 +11,8 @@ use eventmesh_edge_core::ports::hub::{Authenticator, Hub};
 use eventmesh_edge_core::ports::store::{ReadError, Store, Table};
 use eventmesh_edge_ingress_mqtt::outlet::QueueBounds;
 use eventmesh_edge_ingress_mqtt::{
-    self as mqtt, Limits, ListenerOptions, PasswordFile, SessionOptions, SessionStore, Sessions, TlsOptions,
-    WhenFull,
+    self as mqtt, Limits, ListenerOptions, PasswordFile, SessionOptions, SessionStore, Sessions, Stats,
+    TlsOptions, WhenFull,
 };
 use std::collections::HashMap;
 use std::path::Path;
@@ -21,7 +21,10 @@ use std::time::Duration;
 use tracing::{error, info};
 
 /// Bound listeners; devices are let in once they are spawned.
-pub(super) struct Listeners(Vec<Bound>);
+pub(super) struct Listeners {
+    bound: Vec<Bound>,
+    stats: Arc<Stats>,
+}
 
 struct Bound {
     config: Listener,
@@ -49,13 +52,22 @@ impl Listeners {
         let bind = |(index, listener): (usize, &Listener)| {
             bind(config, listener, &sessions, &mut passwords).with_context(|| format!("listener[{index}]"))
         };
-        config.listeners.iter().enumerate().map(bind).collect::<anyhow::Result<_>>().map(Listeners)
+        let bound = config.listeners.iter().enumerate().map(bind).collect::<anyhow::Result<_>>()?;
+        Ok(Listeners { bound, stats: Arc::clone(sessions.stats()) })
+    }
+
+    /// What came in, over all of them.
+    pub(super) fn stats(&self) -> Arc<Stats> {
+        Arc::clone(&self.stats)
     }
 
     /// The real addresses, as URLs.
     pub(super) fn urls(&self) -> Vec<String> {
         let scheme = |bound: &Bound| if bound.config.tls.is_some() { "mqtts" } else { "mqtt" };
-        self.0.iter().map(|bound| format!("{}://{}", scheme(bound), bound.listener.local_addr())).collect()
+        self.bound
+            .iter()
+            .map(|bound| format!("{}://{}", scheme(bound), bound.listener.local_addr()))
+            .collect()
     }
 
     pub(super) fn views(&self) -> Vec<ListenerView> {
@@ -64,11 +76,11 @@ impl Listeners {
             address: bound.listener.local_addr(),
             connected: Box::new(bound.listener.connections()),
         };
-        self.0.iter().map(view).collect()
+        self.bound.iter().map(view).collect()
     }
 
     pub(super) fn spawn(self, stage: &mut Stage) {
-        for Bound { listener, .. } in self.0 {
+        for Bound { listener, .. } in self.bound {
             let address = listener.local_addr();
             stage.spawn(|stop| async move {
                 if let Err(error) = listener.run(stop).await {

@@ -1,11 +1,17 @@
 //! `eventmesh-edge run`: parse, build, wire, run, drain.
 
+mod floor;
 mod listeners;
 mod node;
 mod observe;
 mod signals;
 mod stage;
 mod store;
+mod telemetry;
+#[cfg(feature = "eventmesh")]
+mod uplink_eventmesh;
+#[cfg(feature = "http")]
+mod uplink_http;
 mod uplinks;
 
 use crate::exit::Failure;
@@ -66,14 +72,14 @@ async fn until_stopped(config: Config) -> Result<(), Failure> {
     let mut signals = Signals::catch().context("catch signals").map_err(Failure::CannotStart)?;
     let mut node = Node::build(config).map_err(Failure::CannotStart)?.start();
     system::notify("READY=1");
-    let failed = tokio::select! {
-        signal = signals.next() => { info!(signal, "stopping"); None }
-        stage = node.failed() => Some(stage),
-        () = panics::thread_died() => Some("store"),
+    let (cause, failed) = tokio::select! {
+        signal = signals.next() => { info!(signal, "stopping"); (signal, None) }
+        stage = node.failed() => ("a part of the node has failed", Some(stage)),
+        () = panics::thread_died() => ("the store has failed", Some("store")),
     };
     system::notify("STOPPING=1");
     tokio::select! {
-        () = node.stop() => info!("stopped"),
+        () = node.stop(cause) => info!("stopped"),
         // Nothing acknowledged depends on an orderly stop (P1): the next start does what this one leaves undone.
         signal = signals.next() => warn!(signal, "stopping at once"),
     }

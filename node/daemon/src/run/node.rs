@@ -1,9 +1,10 @@
 //! The node: everything that runs, wired once, stopped in order.
 
 use super::listeners::Listeners;
-use super::observe::{Observer, Phase};
+use super::observe::{Observer, Phase, UplinkView};
 use super::stage::{Deadlines, Stage};
-use super::{store, uplinks};
+use super::uplinks::Built;
+use super::{floor, store, telemetry, uplinks};
 use anyhow::Context;
 use eventmesh_edge_admin::Server;
 use eventmesh_edge_config::Config;
@@ -12,8 +13,10 @@ use eventmesh_edge_core::ports::clock::Clock;
 use eventmesh_edge_core::ports::hub::Hub;
 use eventmesh_edge_core::ports::store::Store;
 use eventmesh_edge_runtime::clock::SystemClock;
+use eventmesh_edge_runtime::floor::TimeFloor;
 use eventmesh_edge_runtime::forward::Forward;
 use eventmesh_edge_runtime::hub::{HubOptions, NodeHub};
+use eventmesh_edge_runtime::telemetry::{Reporter, StopCause};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
@@ -25,10 +28,11 @@ const TICK: Duration = Duration::from_secs(1);
 /// Everything built and bound, nothing running.
 pub(super) struct Node {
     config: Config,
-    store: Arc<dyn Store>,
+    store: store::Store,
     clock: Arc<dyn Clock>,
+    floor: Arc<TimeFloor>,
     hub: Arc<NodeHub>,
-    uplinks: Vec<Forward>,
+    uplinks: Vec<Built>,
     admin: Server,
     listeners: Listeners,
 }
@@ -38,7 +42,8 @@ impl Node {
     /// devices in last.
     pub(super) fn build(config: Config) -> anyhow::Result<Node> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let store = store::open(&config, &clock)?;
+        let opened = store::open(&config, &clock)?;
+        let store = Arc::clone(&opened.port);
         let router = config.router()?;
         let options = HubOptions {
             retained_max_bytes: config.session.retained_max_bytes.as_usize(),
@@ -46,26 +51,53 @@ impl Node {
         };
         let hub = NodeHub::new(options, Arc::clone(&store), router.clone(), Arc::clone(&clock));
         hub.restore().context("load retained messages")?;
-        let parts = uplinks::Parts { store: &store, clock: &clock, hub: &hub, router };
+        let floor = floor::open(&store, &clock).context("read the time floor")?;
+        let parts = uplinks::Parts { store: &store, clock: &clock, hub: &hub, router, floor: &floor };
         let uplinks = uplinks::build(&config, &parts)?;
         let admin = Server::bind(&config.admin.socket).context("bind the admin socket")?;
         let listeners = Listeners::bind(&config, Arc::clone(&hub) as Arc<dyn Hub>, &store, &clock)?;
-        Ok(Node { config, store, clock, hub, uplinks, admin, listeners })
+        Ok(Node { config, store: opened, clock, floor, hub, uplinks, admin, listeners })
     }
 
     /// Starts all of it; from the log line `ready` on, devices are served.
     pub(super) fn start(self) -> Running {
-        let observer = Arc::new(self.observer());
-        let Node { config, store, clock, hub, uplinks, admin, listeners } = self;
+        let Node { config, store: opened, clock, floor, hub, uplinks, admin, listeners } = self;
+        let (forwards, views) = uplinks
+            .into_iter()
+            .map(|Built { forward, figures }| {
+                let handle = forward.handle();
+                (forward, UplinkView { handle, figures })
+            })
+            .unzip::<_, _, Vec<Forward>, Vec<UplinkView>>();
+        let observer = Arc::new(Observer {
+            store: Arc::clone(&opened.port),
+            clock: Arc::clone(&clock),
+            hub: Arc::clone(&hub),
+            started: clock.monotonic(),
+            listeners: listeners.views(),
+            ingress: listeners.stats(),
+            uplinks: views,
+            phase: Phase::default(),
+            config,
+        });
+        let config = &observer.config;
         let ready = listeners.urls().join(" ");
+        let reporter = telemetry::reporter(&observer, &opened);
+        let stop_cause = reporter.as_ref().map(Reporter::stop_cause).unwrap_or_default();
+        let store = opened.port;
 
         let mut upkeep = Stage::new("admin");
         let source = Arc::clone(&observer);
         upkeep.spawn(|stop| until(stop, async move { admin.run(source).await }));
         upkeep.spawn(|stop| until(stop, tick(Arc::clone(&store), clock)));
+        upkeep.spawn(|stop| until(stop, floor::keep(floor, Arc::clone(&store))));
+        let mut telling = Stage::new("telemetry");
+        if let Some(reporter) = reporter {
+            telling.spawn(|stop| reporter.run(stop));
+        }
         let mut forwarding = Stage::new("uplinks");
-        for uplink in uplinks {
-            forwarding.spawn(|stop| uplink.run(stop));
+        for forward in forwards {
+            forwarding.spawn(|stop| forward.run(stop));
         }
         let mut hubbing = Stage::new("hub");
         hubbing.spawn(|stop| hub.run(stop));
@@ -74,20 +106,8 @@ impl Node {
 
         observer.phase.ready();
         info!(listeners = %ready, admin = %config.admin.socket.display(), pid = std::process::id(), "ready");
-        Running { limit: config.node.stop_timeout, store, observer, listening, hubbing, forwarding, upkeep }
-    }
-
-    fn observer(&self) -> Observer {
-        Observer {
-            config: self.config.clone(),
-            store: Arc::clone(&self.store),
-            clock: Arc::clone(&self.clock),
-            hub: Arc::clone(&self.hub),
-            started: self.clock.monotonic(),
-            listeners: self.listeners.views(),
-            uplinks: self.uplinks.iter().map(Forward::handle).collect(),
-            phase: Phase::default(),
-        }
+        let limit = config.node.stop_timeout;
+        Running { limit, store, observer, stop_cause, listening, hubbing, telling, forwarding, upkeep }
     }
 }
 
@@ -96,8 +116,10 @@ pub(super) struct Running {
     limit: Duration,
     store: Arc<dyn Store>,
     observer: Arc<Observer>,
+    stop_cause: StopCause,
     listening: Stage,
     hubbing: Stage,
+    telling: Stage,
     forwarding: Stage,
     upkeep: Stage,
 }
@@ -108,18 +130,22 @@ impl Running {
         tokio::select! {
             stage = self.listening.failed() => stage,
             stage = self.hubbing.failed() => stage,
+            stage = self.telling.failed() => stage,
             stage = self.forwarding.failed() => stage,
             stage = self.upkeep.failed() => stage,
         }
     }
 
     /// Stops in order, within the configured time: nobody and nothing new comes in, what is in is committed and
-    /// answered, what is on its way up is awaited, the store is closed. `status` answers to the end.
-    pub(super) async fn stop(self) {
+    /// answered, the node's own last event is sent, what is on its way up is awaited, the store is closed. `status`
+    /// answers to the end.
+    pub(super) async fn stop(self, cause: &str) {
         self.observer.phase.stopping();
+        self.stop_cause.set(cause);
         let deadlines = Deadlines::within(self.limit);
         self.listening.stop(deadlines.share(0.25)).await;
         self.hubbing.stop(deadlines.share(0.25)).await;
+        self.telling.stop(deadlines.share(0.25)).await;
         self.forwarding.stop(deadlines.share(0.8)).await;
         close(self.store, deadlines.rest()).await;
         self.upkeep.stop(deadlines.rest()).await;

@@ -1,13 +1,15 @@
 //! What the admin API says about the running node, from everybody's own figures.
 
+use super::uplinks::AdapterFigures;
 use eventmesh_edge_admin::{
-    BacklogStatus, ListenerStatus, LossStatus, NodeStatus, SessionStatus, Status, StatusSource, StoreStatus,
-    StreamStatus, UplinkState, UplinkStatus,
+    BacklogStatus, IngressStatus, ListenerStatus, LossStatus, NodeStatus, SessionStatus, Status,
+    StatusSource, StoreStatus, StreamStatus, UplinkState, UplinkStatus,
 };
 use eventmesh_edge_config::{Auth, Config, Listener, Stream};
 use eventmesh_edge_core::event::Timestamp;
 use eventmesh_edge_core::ports::clock::Clock;
 use eventmesh_edge_core::ports::store::{Consumer, LedgerLine, Store, StreamId, UplinkId};
+use eventmesh_edge_ingress_mqtt::Stats;
 use eventmesh_edge_runtime::forward::{Handle, LinkState};
 use eventmesh_edge_runtime::hub::NodeHub;
 use std::collections::BTreeMap;
@@ -31,8 +33,15 @@ pub(super) struct Observer {
     pub(super) hub: Arc<NodeHub>,
     pub(super) started: Duration,
     pub(super) listeners: Vec<ListenerView>,
-    pub(super) uplinks: Vec<Handle>,
+    pub(super) ingress: Arc<Stats>,
+    pub(super) uplinks: Vec<UplinkView>,
     pub(super) phase: Phase,
+}
+
+/// A running uplink: how it moves, and what its adapter counts by itself.
+pub(super) struct UplinkView {
+    pub(super) handle: Handle,
+    pub(super) figures: AdapterFigures,
 }
 
 /// Where the node is in its life.
@@ -75,6 +84,7 @@ impl StatusSource for Observer {
                 .collect(),
             store: self.store(),
             sessions: self.sessions(),
+            ingress: vec![ingress(&self.ingress)],
             losses: ledger.iter().map(|line| self.loss(line)).collect(),
             warnings: self.config.warnings.clone(),
         }
@@ -146,10 +156,10 @@ impl Observer {
         }
     }
 
-    fn uplink(&self, index: usize, handle: &Handle, ledger: &[LedgerLine]) -> UplinkStatus {
-        let live = handle.status();
+    fn uplink(&self, index: usize, view: &UplinkView, ledger: &[LedgerLine]) -> UplinkStatus {
+        let live = view.handle.status();
         let config = self.config.uplinks.get(index);
-        let configured = config.and_then(|u| u.addresses.get(live.address_index)).map(ToString::to_string);
+        let configured = config.and_then(|u| u.address(live.address_index));
         UplinkStatus {
             name: live.name.to_string(),
             kind: config.map(|u| u.kind.as_str().to_owned()).unwrap_or_default(),
@@ -167,6 +177,15 @@ impl Observer {
             last_acked_s: live.last_acked.map(seconds),
             dropped: dropped(id(index), ledger),
             cause: live.cause.map(|cause| cause.to_string()),
+            connections: live.counters.connections,
+            sent: live.counters.sent,
+            sent_again: live.counters.again,
+            refused_for_now: live.counters.retries,
+            refused_for_good: live.counters.rejected,
+            last_refusal: live.last_refusal.map(|words| words.to_string()),
+            down_received: live.downward_received,
+            down_dropped: live.downward_dropped,
+            adapter: (view.figures)(),
         }
     }
 
@@ -205,6 +224,30 @@ fn listener(view: &ListenerView) -> ListenerStatus {
         connected: figure((view.connected)()),
         max_connections: u64::from(view.config.max_connections),
         max_payload_bytes: view.config.max_payload.bytes(),
+    }
+}
+
+fn ingress(stats: &Stats) -> IngressStatus {
+    let lines =
+        |by: BTreeMap<&'static str, u64>| by.into_iter().map(|(why, n)| (why.to_owned(), n)).collect();
+    let all = stats.snapshot();
+    IngressStatus {
+        kind: "mqtt".to_owned(),
+        connections_open: all.connections_open,
+        connections_accepted: all.connections_accepted,
+        connections_over_limit: all.connections_over_limit,
+        refused: lines(stats.refused_by_reason()),
+        tls_failed: all.tls_failed,
+        ended: lines(stats.ended_by_reason()),
+        bad_packets: all.bad_packets,
+        packets_in: all.packets_in,
+        bytes_in: all.bytes_in,
+        bytes_out: all.bytes_out,
+        published: all.published,
+        refused_full: all.refused_full,
+        delivered: all.delivered,
+        expired: all.expired,
+        too_large: all.too_large_for_client,
     }
 }
 

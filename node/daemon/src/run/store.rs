@@ -2,13 +2,22 @@
 
 use eventmesh_edge_config::Config;
 use eventmesh_edge_core::ports::clock::Clock;
-use eventmesh_edge_core::ports::store::Store;
+use eventmesh_edge_core::ports::store::Store as StorePort;
+use eventmesh_edge_core::telemetry::PreviousStop;
 use eventmesh_edge_store::{GatherOptions, JournalStore, OpenError, Opened, StoreOptions};
 use std::sync::Arc;
 use tracing::{info, warn};
 
+/// An open store, and what the node tells of its start (docs/node-events.md).
+pub(super) struct Store {
+    pub(super) port: Arc<dyn StorePort>,
+    pub(super) previous_stop: PreviousStop,
+    pub(super) cut_bytes: u64,
+    pub(super) quarantined_files: u64,
+}
+
 /// Opens the data directory. Its errors name the directory and say what to do; damage is no error (P6).
-pub(super) fn open(config: &Config, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Store>, OpenError> {
+pub(super) fn open(config: &Config, clock: &Arc<dyn Clock>) -> Result<Store, OpenError> {
     let gather = GatherOptions { max_delay: config.node.commit_delay, ..GatherOptions::default() };
     let defaults = StoreOptions::default();
     let segment_bytes = defaults.segment_bytes.max(segment_bytes(config));
@@ -16,7 +25,16 @@ pub(super) fn open(config: &Config, clock: &Arc<dyn Clock>) -> Result<Arc<dyn St
     let dir = &config.node.data_dir;
     let (store, opened) = JournalStore::open(dir, config.store_spec(), &options, Arc::clone(clock))?;
     report(&opened);
-    Ok(Arc::new(store))
+    Ok(Store {
+        port: Arc::new(store),
+        previous_stop: match (opened.log.is_new, opened.clean) {
+            (true, _) => PreviousStop::First,
+            (false, true) => PreviousStop::Clean,
+            (false, false) => PreviousStop::Unclean,
+        },
+        cut_bytes: opened.torn_bytes,
+        quarantined_files: opened.quarantined.len() as u64,
+    })
 }
 
 /// A commit is at most one segment: twice the largest payload has room for what is committed with it.

@@ -1,15 +1,18 @@
 //! Uplinks from their sections.
 
 use anyhow::Context;
-use eventmesh_edge_config::{Config, Endpoint, Mode, Password, Uplink, UplinkKind, UplinkTls};
+use eventmesh_edge_config::{Config, Endpoint, Mode, NODE_STREAM, Password, Uplink, UplinkKind, UplinkTls};
 use eventmesh_edge_core::Text;
 use eventmesh_edge_core::ports::clock::Clock;
 use eventmesh_edge_core::ports::store::{Store, StreamId, UplinkId};
 use eventmesh_edge_core::ports::uplink::Uplink as UplinkPort;
 use eventmesh_edge_core::route::Router;
+use eventmesh_edge_core::telemetry::Testament;
+use eventmesh_edge_runtime::floor::TimeFloor;
 use eventmesh_edge_runtime::forward::{Forward, KindOf, Options, Stream};
 use eventmesh_edge_runtime::hub::NodeHub;
 use eventmesh_edge_uplink_mqtt::{self as mqtt, MqttUplink};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,10 +27,25 @@ pub(super) struct Parts<'a> {
     pub(super) clock: &'a Arc<dyn Clock>,
     pub(super) hub: &'a Arc<NodeHub>,
     pub(super) router: Router,
+    /// What certificates are checked against.
+    #[cfg_attr(
+        not(any(feature = "http", feature = "eventmesh")),
+        expect(dead_code, reason = "MQTT over TLS asks the machine's clock")
+    )]
+    pub(super) floor: &'a Arc<TimeFloor>,
+}
+
+/// What an adapter counts by itself, by its names, for `status`.
+pub(super) type AdapterFigures = Box<dyn Fn() -> BTreeMap<String, u64> + Send + Sync>;
+
+/// An uplink, ready to run.
+pub(super) struct Built {
+    pub(super) forward: Forward,
+    pub(super) figures: AdapterFigures,
 }
 
 /// One forwarder per `[[uplink]]`, ready to run.
-pub(super) fn build(config: &Config, parts: &Parts<'_>) -> anyhow::Result<Vec<Forward>> {
+pub(super) fn build(config: &Config, parts: &Parts<'_>) -> anyhow::Result<Vec<Built>> {
     let router = parts.router.clone();
     let kind: KindOf = Arc::new(move |_, stored| router.kind_for(&stored.event.topic, stored.event.via));
     let one = |(index, uplink): (usize, &Uplink)| {
@@ -43,14 +61,15 @@ fn one(
     uplink: &Uplink,
     parts: &Parts<'_>,
     kind: KindOf,
-) -> anyhow::Result<Forward> {
+) -> anyhow::Result<Built> {
     let id = UplinkId(u16::try_from(index)?);
     // The log id was drawn at random, so a fleet that lost its upstream at once does not come back at once.
     let seed = u64::from(parts.store.log_id().0) << 16 | u64::from(id.0);
     let options = options(config, uplink, id, seed, kind);
-    let adapter = adapter(config, uplink)?;
+    let (adapter, figures) = adapter(config, uplink, parts)?;
     let downward = parts.hub.downward(uplink.name.as_str());
-    Ok(Forward::new(options, Arc::clone(parts.store), adapter, Arc::clone(parts.clock), downward)?)
+    let forward = Forward::new(options, Arc::clone(parts.store), adapter, Arc::clone(parts.clock), downward)?;
+    Ok(Built { forward, figures })
 }
 
 fn options(config: &Config, uplink: &Uplink, id: UplinkId, seed: u64, kind: KindOf) -> Options {
@@ -73,15 +92,56 @@ fn options(config: &Config, uplink: &Uplink, id: UplinkId, seed: u64, kind: Kind
 /// Messages on their way down that are not durable yet. The upstream is told the same number (Receive Maximum): one more
 /// would find no room and wait, unconfirmed, for the next connection. More than the 100 that rumqttd sends whatever it is
 /// told.
-const DOWNWARD_MAX: u16 = 128;
+pub(super) const DOWNWARD_MAX: u16 = 128;
 
 /// Part of the time for a graceful stop that the uplinks get.
 const UPLINKS_OF_STOP: f64 = 0.5;
 
-fn adapter(config: &Config, uplink: &Uplink) -> anyhow::Result<Box<dyn UplinkPort>> {
+fn adapter(
+    config: &Config,
+    uplink: &Uplink,
+    parts: &Parts<'_>,
+) -> anyhow::Result<(Box<dyn UplinkPort>, AdapterFigures)> {
     match uplink.kind {
-        UplinkKind::Mqtt => Ok(Box::new(MqttUplink::new(mqtt_options(config, uplink)?)?)),
+        UplinkKind::Mqtt => {
+            let testament = testament(config, uplink, parts.store);
+            let options = mqtt::Options { testament, ..mqtt_options(config, uplink)? };
+            let adapter = MqttUplink::new(options)?;
+            let counters = adapter.counters();
+            Ok((Box::new(adapter), Box::new(move || mqtt_figures(counters.read()))))
+        }
+        #[cfg(feature = "http")]
+        UplinkKind::Http => super::uplink_http::adapter(uplink, parts.floor),
+        #[cfg(not(feature = "http"))]
+        UplinkKind::Http => anyhow::bail!("this program was built without kind = \"http\" (feature `http`)"),
+        #[cfg(feature = "eventmesh")]
+        UplinkKind::EventMesh => super::uplink_eventmesh::adapter(config, uplink, parts.floor),
+        #[cfg(not(feature = "eventmesh"))]
+        UplinkKind::EventMesh => {
+            anyhow::bail!("this program was built without kind = \"eventmesh\" (feature `eventmesh`)")
+        }
     }
+}
+
+fn mqtt_figures(counts: mqtt::Counts) -> BTreeMap<String, u64> {
+    let figures = [
+        ("unknown_acks", counts.unknown_acks),
+        ("loops_dropped", counts.loops_dropped),
+        ("duplicates_dropped", counts.duplicates_dropped),
+        ("unroutable_dropped", counts.unroutable_dropped),
+        ("subscriptions_refused", counts.subscriptions_refused),
+    ];
+    figures.into_iter().map(|(name, n)| (name.to_owned(), n)).collect()
+}
+
+/// The death event, for an uplink that carries the node's own events.
+fn testament(config: &Config, uplink: &Uplink, store: &Arc<dyn Store>) -> Option<Testament> {
+    let index = config.uplinks.iter().position(|other| other.name == uplink.name)?;
+    let carries = config.streams.iter().find(|stream| stream.name.as_str() == NODE_STREAM)?;
+    carries.uplinks.contains(&index).then(|| {
+        let (node, name) = (config.node.name.as_str(), Text::from(uplink.name.to_string()));
+        Testament::new(node, store.log_id(), store.stats().epoch, name, config.telemetry.heartbeat)
+    })
 }
 
 fn mqtt_options(config: &Config, uplink: &Uplink) -> anyhow::Result<mqtt::Options> {
@@ -136,7 +196,7 @@ fn credentials(credentials: &eventmesh_edge_config::Credentials) -> anyhow::Resu
 }
 
 /// The first line of a password file: editors add a newline that is not meant.
-fn first_line(path: &Path) -> anyhow::Result<String> {
+pub(super) fn first_line(path: &Path) -> anyhow::Result<String> {
     let text =
         std::fs::read_to_string(path).with_context(|| format!("read password_file {}", path.display()))?;
     let line = text.lines().next().unwrap_or_default();
