@@ -74,18 +74,21 @@ impl Uplink {
             ..forward::Options::new(id)
         }
     }
+
     fn pipeline(&self) -> Pipeline {
         match &self.http {
             Some(http) if http.connections > 1 => Pipeline::Unordered,
+            // One call per event, and the runtime hands them to a pool of threads.
+            None if self.eventmesh.is_some() => Pipeline::Unordered,
             // [MQTT-4.6.0-2]: an MQTT upstream takes over in the order sent. Over one HTTP connection there is one request
             // at a time.
             _ => Pipeline::Ordered,
         }
     }
 
-    /// Over HTTP the adapter times each request by itself, with better words, and an event may need two: one that is
-    /// refused for its credential and one with the next credential.
+    /// Over HTTP and to EventMesh the adapter times each request by itself, with better words, and over HTTP an event may
+    /// need two: one that is refused for its credential and one with the next credential.
     fn answers_per_event(&self) -> u32 {
-        if self.http.is_some() { 3 } else { 1 }
+        if self.http.is_some() || self.eventmesh.is_some() { 3 } else { 1 }
     }
 }

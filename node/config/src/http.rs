@@ -201,6 +201,7 @@ pub(crate) fn uplink(s: &mut Section<'_, '_>) -> RawUplink {
         ),
         timing: timing(s, 30 * SECOND),
         http: Some(http),
+        eventmesh: None,
         keep_alive: Duration::ZERO,
         session_expiry: Duration::ZERO,
         addresses: Vec::new(),

@@ -7,6 +7,7 @@
 
 mod convert;
 mod environment;
+mod eventmesh;
 mod http;
 mod model;
 mod problem;
@@ -20,6 +21,7 @@ mod telemetry;
 mod units;
 
 pub use environment::{Environment, PREFIX, ProcessEnvironment, variable_for};
+pub use eventmesh::{ConsumeMode, EventMesh};
 pub use http::{Http, HttpAuth, HttpAuthKind, HttpMode, HttpUrl, OAuth2, OAuthClientAuth};
 pub use model::{
     Admin, Auth, AuthKind, Class, Config, Credentials, DEFAULT_STREAM, Listener, ListenerKind, ListenerTls,

@@ -1,5 +1,6 @@
 //! The checked configuration: what the rest of the node is built from. Whoever holds a [`Config`] need not check again.
 
+use crate::eventmesh::EventMesh;
 use crate::http::Http;
 use crate::setting::{Endpoint, Name, Secret, words};
 use crate::units::ByteSize;
@@ -293,6 +294,8 @@ pub struct Uplink {
     pub kind: UplinkKind,
     /// What only an uplink over HTTP has; `None` for every other kind.
     pub http: Option<Http>,
+    /// What only an uplink to EventMesh has; `None` for every other kind.
+    pub eventmesh: Option<EventMesh>,
     /// Tried in turn, never empty; not used over HTTP, which has [`Http::urls`].
     pub addresses: Vec<Endpoint>,
     /// TLS, if it is used.
@@ -323,7 +326,7 @@ pub struct Uplink {
     pub connect_timeout: Duration,
     /// No answer for so long, with something in flight: the connection is taken for dead.
     pub answer_timeout: Duration,
-    /// MQTT keep-alive.
+    /// Keep-alive of MQTT and of HTTP/2.
     pub keep_alive: Duration,
     /// First delay before another attempt; doubles, with jitter.
     pub retry_min: Duration,
@@ -338,8 +341,10 @@ words! {
         Mqtt = "mqtt",
         /// Whatever takes CloudEvents over HTTP.
         Http = "http",
+        /// Apache EventMesh over gRPC.
+        EventMesh = "eventmesh",
     }
-    later: ["eventmesh", "webhook", "nats", "kafka"]
+    later: ["webhook", "nats", "kafka"]
 }
 
 words! {

@@ -308,6 +308,7 @@ fn uplink(raw: RawUplink, node: &Name) -> Option<Uplink> {
     Some(Uplink {
         kind: raw.kind,
         http: raw.http,
+        eventmesh: raw.eventmesh,
         addresses: raw.addresses,
         tls: raw.tls,
         credentials: raw.credentials,

@@ -1,5 +1,6 @@
 //! One function per section: its keys, their defaults, their limits. The defaults fit a gateway with 256 MB of memory.
 
+use crate::eventmesh::{self, EventMesh};
 use crate::http::{self, Http};
 use crate::model::{
     Admin, Auth, AuthKind, Class, Credentials, Listener, ListenerKind, ListenerTls, ListenerWhenFull, Log,
@@ -61,6 +62,7 @@ pub(crate) struct RawUplink {
     pub(crate) name: Option<Name>,
     pub(crate) kind: UplinkKind,
     pub(crate) http: Option<Http>,
+    pub(crate) eventmesh: Option<EventMesh>,
     pub(crate) addresses: Vec<Endpoint>,
     pub(crate) tls: Option<UplinkTls>,
     pub(crate) credentials: Option<Credentials>,
@@ -73,7 +75,7 @@ pub(crate) struct RawUplink {
     pub(crate) subscribe_prefix: String,
     pub(crate) window_events: u32,
     pub(crate) window_bytes: ByteSize,
-    /// MQTT keep-alive.
+    /// Keep-alive of MQTT and of HTTP/2.
     pub(crate) keep_alive: Duration,
     /// MQTT Session Expiry Interval.
     pub(crate) session_expiry: Duration,
@@ -290,6 +292,7 @@ fn uplink(s: &mut Section<'_, '_>) -> RawUplink {
     match s.value("kind", UplinkKind::Mqtt) {
         UplinkKind::Mqtt => mqtt_uplink(s),
         UplinkKind::Http => http::uplink(s),
+        UplinkKind::EventMesh => eventmesh::uplink(s),
     }
 }
 
@@ -298,6 +301,7 @@ fn mqtt_uplink(s: &mut Section<'_, '_>) -> RawUplink {
         name: s.required("name"),
         kind: UplinkKind::Mqtt,
         http: None,
+        eventmesh: None,
         addresses: addresses(s),
         tls: s.optional_table("tls", uplink_tls),
         credentials: credentials(s),
@@ -320,7 +324,7 @@ fn mqtt_uplink(s: &mut Section<'_, '_>) -> RawUplink {
     }
 }
 
-fn addresses(s: &mut Section<'_, '_>) -> Vec<Endpoint> {
+pub(crate) fn addresses(s: &mut Section<'_, '_>) -> Vec<Endpoint> {
     let addresses = s.required::<Vec<Endpoint>>("addresses");
     if addresses.as_ref().is_some_and(Vec::is_empty) {
         s.problem("addresses", "is empty, name at least one host:port");
@@ -358,7 +362,7 @@ fn topic_template(s: &mut Section<'_, '_>) -> String {
     template
 }
 
-fn topic_prefix(s: &mut Section<'_, '_>) -> String {
+pub(crate) fn topic_prefix(s: &mut Section<'_, '_>) -> String {
     let prefix = s.value("subscribe_prefix", String::new());
     if prefix.contains(['+', '#', '\0']) {
         s.problem("subscribe_prefix", "must not contain + or #, it becomes part of a topic name");

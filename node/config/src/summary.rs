@@ -1,5 +1,6 @@
 //! What a node would do with a configuration, in a few lines: for `check` and for the first lines of the log.
 
+use crate::eventmesh::EventMesh;
 use crate::http::Http;
 use crate::model::{Auth, Config, Listener, NODE_STREAM, Stream, StreamWhenFull, Unrouted, Uplink};
 use crate::resolve::reserve;
@@ -77,6 +78,9 @@ fn uplink(uplink: &Uplink) -> String {
     if let Some(http) = &uplink.http {
         return http_uplink(uplink, http);
     }
+    if let Some(eventmesh) = &uplink.eventmesh {
+        return eventmesh_uplink(uplink, eventmesh);
+    }
     let addresses: Vec<String> = uplink.addresses.iter().map(ToString::to_string).collect();
     let subscribe: Vec<&str> = uplink.subscribe.iter().map(|f| &**f.as_text()).collect();
     let down =
@@ -107,5 +111,21 @@ fn http_uplink(uplink: &Uplink, http: &Http) -> String {
         http.mode.as_str(),
         uplink.order.as_str(),
         http.connections,
+    )
+}
+
+fn eventmesh_uplink(uplink: &Uplink, eventmesh: &EventMesh) -> String {
+    let addresses: Vec<String> = uplink.addresses.iter().map(ToString::to_string).collect();
+    let down = match eventmesh.subscribe.as_slice() {
+        [] => String::new(),
+        topics => format!("; brings down {}", topics.join(", ")),
+    };
+    format!(
+        "uplink \"{}\": EventMesh{} at {}, topic {}, order {}{down}",
+        uplink.name,
+        if uplink.tls.is_some() { " over TLS" } else { "" },
+        addresses.join(" or "),
+        eventmesh.topic,
+        uplink.order.as_str(),
     )
 }

@@ -3,7 +3,7 @@
 use crate::answer::{Status, Verdict};
 use crate::call::{CallError, Methods, begin};
 use crate::consume::heartbeat;
-use crate::options::{Address, TlsOptions};
+use crate::options::{Address, Options, TlsOptions};
 use crate::proto::CloudEvent;
 use crate::session::{Shared, What};
 use crate::tls::{TlsError, client_config};
@@ -90,7 +90,7 @@ pub(crate) async fn dial(shared: &Shared, address: &Address) -> Result<Dialed, D
     let tcp = tcp(address).await?;
     let socket = match &options.tls {
         None => Socket::Tcp(tcp),
-        Some(tls) => Socket::Tls(Box::new(handshake(tls, address, tcp).await?)),
+        Some(tls) => Socket::Tls(Box::new(handshake(options, tls, address, tcp).await?)),
     };
     let heard = Arc::new(AtomicBool::new(false));
     let stream = Stream { socket, heard: heard.clone() };
@@ -150,14 +150,15 @@ async fn tcp(address: &Address) -> Result<TcpStream, DialError> {
 }
 
 async fn handshake(
-    options: &TlsOptions,
+    options: &Options,
+    tls: &TlsOptions,
     address: &Address,
     tcp: TcpStream,
 ) -> Result<TlsStream<TcpStream>, DialError> {
-    let name = options.server_name.as_ref().unwrap_or(&address.host);
+    let name = tls.server_name.as_ref().unwrap_or(&address.host);
     let name = ServerName::try_from(name.clone()).map_err(|_| DialError::ServerName(name.clone()))?;
-    let options = options.clone();
-    let config = tokio::task::spawn_blocking(move || client_config(&options))
+    let (tls, time) = (tls.clone(), options.certificate_time.clone());
+    let config = tokio::task::spawn_blocking(move || client_config(&tls, time.as_ref()))
         .await
         .map_err(|error| DialError::Tls(io::Error::other(error)))??;
     TlsConnector::from(config).connect(name, tcp).await.map_err(DialError::Tls)

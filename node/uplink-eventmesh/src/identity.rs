@@ -15,7 +15,7 @@ pub(crate) struct Preambles {
 
 impl Preambles {
     pub(crate) fn new(options: &Options) -> Preambles {
-        let claimed = options.claimed.clone().unwrap_or_else(|| made_up(options));
+        let claimed = options.claimed.clone().unwrap_or_else(|| Claimed::of(&options.node, &options.name));
         let pid = claimed.pid.to_string();
         let ttl = options.ttl.as_millis().to_string();
         let login = options.credentials.as_ref();
@@ -46,14 +46,18 @@ impl Preambles {
     }
 }
 
-/// The runtime knows a consumer by the `ip` and `pid` that it claims: with the same pair a dead stream is replaced at once, with another
-/// one what is routed to the dead stream is lost until its heartbeat expires; and two nodes with one pair would replace each other. So
-/// the pair is made of the node's and the uplink's name: 24 bits of a loopback address, which is nobody's, and 31 bits of a number.
-fn made_up(options: &Options) -> Claimed {
-    let hash = fnv1a(options.node.bytes().chain([0]).chain(options.name.bytes()));
-    let [a, b, c, rest @ ..] = hash.to_be_bytes();
-    let [d, e, f, g, _] = rest;
-    Claimed { ip: format!("127.{a}.{b}.{c}"), pid: u32::from_be_bytes([d & 0x7f, e, f, g]).max(1) }
+impl Claimed {
+    /// What a node calls itself if it is not told otherwise.
+    ///
+    /// The runtime knows a consumer by the `ip` and `pid` that it claims: with the same pair a dead stream is replaced at once, with another
+    /// one what is routed to the dead stream is lost until its heartbeat expires; and two nodes with one pair would replace each other. So
+    /// the pair is made of the node's and the uplink's name: 24 bits of a loopback address, which is nobody's, and 31 bits of a number.
+    #[must_use]
+    pub fn of(node: &str, uplink: &str) -> Claimed {
+        let hash = fnv1a(node.bytes().chain([0]).chain(uplink.bytes()));
+        let [a, b, c, d, e, f, g, _] = hash.to_be_bytes();
+        Claimed { ip: format!("127.{a}.{b}.{c}"), pid: u32::from_be_bytes([d & 0x7f, e, f, g]).max(1) }
+    }
 }
 
 /// FNV-1a, 64 bits: the same in every version of the program, which the standard library's hashes are not.
@@ -67,7 +71,7 @@ mod tests {
 
     #[test]
     fn the_identity_is_stable_and_each_nodes_own() {
-        let of = |node: &'static str, name: &'static str| made_up(&Options::new(node, name, Vec::new()));
+        let of = Claimed::of;
         assert_eq!(of("plant-7", "cloud"), of("plant-7", "cloud"));
         // Written down: a new version of the program must not become another consumer.
         assert_eq!(of("plant-7", "cloud"), Claimed { ip: IP.to_owned(), pid: PID });

@@ -51,6 +51,7 @@ mod wire;
 
 pub use counters::{Counters, Counts};
 pub use options::{
-    Address, Claimed, ConsumeMode, Credentials, Down, Options, OptionsError, Secret, TlsIdentity, TlsOptions,
+    Address, CertificateTime, Claimed, ConsumeMode, Credentials, Down, Options, OptionsError, Secret,
+    TlsIdentity, TlsOptions,
 };
 pub use uplink::EventMeshUplink;

@@ -2,8 +2,10 @@
 
 use crate::topic::Template;
 use eventmesh_edge_core::Text;
+use eventmesh_edge_core::event::Timestamp;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Where a runtime listens.
@@ -116,8 +118,11 @@ pub struct Down {
     pub unconfirmed_max: usize,
 }
 
+/// The time that certificates are checked against; a gateway's own clock may stand at 1970.
+pub type CertificateTime = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
 /// An uplink's options.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Options {
     /// The node's name: part of its sources, and the mark by which its own events are known when they come back.
     pub node: Text,
@@ -127,6 +132,8 @@ pub struct Options {
     pub addresses: Vec<Address>,
     /// TLS, if a proxy in front of the runtime speaks it.
     pub tls: Option<TlsOptions>,
+    /// For certificates; the machine's clock if `None`.
+    pub certificate_time: Option<CertificateTime>,
     /// User name and password, if the cluster demands them.
     pub credentials: Option<Credentials>,
     /// The runtime hands user name and password of each event to every consumer, and without TLS the network sees them too. A password is
@@ -170,6 +177,17 @@ pub struct Claimed {
     pub pid: u32,
 }
 
+impl fmt::Debug for Options {
+    /// The names and addresses: what tells one from another in a log. No secrets (P7).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("node", &self.node)
+            .field("name", &self.name)
+            .field("addresses", &self.addresses)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Options {
     /// Defaults: topic `eventmesh-edge` for everything, no subscription, no credentials, window of 4,096.
     #[must_use]
@@ -190,6 +208,7 @@ impl Options {
             name: name.into(),
             addresses,
             tls: None,
+            certificate_time: None,
             credentials: None,
             allow_plaintext_credentials: false,
             env: "prod".to_owned(),

@@ -1,11 +1,15 @@
 //! TLS by rustls with `ring`, the one provider (docs/adr/0005). The runtime's gRPC port speaks none: a proxy in front of it does.
 
-use crate::options::{TlsIdentity, TlsOptions};
+use crate::options::{CertificateTime, TlsIdentity, TlsOptions};
+use eventmesh_edge_core::event::Timestamp;
+use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 /// Why TLS could not be set up. Says which file, never what is in it.
 #[derive(Debug, thiserror::Error)]
@@ -25,13 +29,20 @@ pub(crate) enum TlsError {
 }
 
 /// Reads the files and makes the configuration. Blocks on the disk: not for the runtime's thread.
-pub(crate) fn client_config(options: &TlsOptions) -> Result<Arc<ClientConfig>, TlsError> {
+pub(crate) fn client_config(
+    options: &TlsOptions,
+    time: Option<&CertificateTime>,
+) -> Result<Arc<ClientConfig>, TlsError> {
     let roots = match &options.ca_file {
         Some(path) => roots_of(path)?,
         None => native_roots()?,
     };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
+    let clock: Arc<dyn TimeProvider> = match time {
+        Some(time) => Arc::new(Clock(Arc::clone(time))),
+        None => Arc::new(DefaultTimeProvider),
+    };
+    let builder = ClientConfig::builder_with_details(provider, clock)
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots);
     let mut config = match &options.identity {
@@ -46,6 +57,22 @@ pub(crate) fn client_config(options: &TlsOptions) -> Result<Arc<ClientConfig>, T
     // A proxy that serves other things as well must know that it is HTTP/2 (RFC 9113 section 3.2).
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// The node's idea of the time, for certificates.
+struct Clock(CertificateTime);
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Clock")
+    }
+}
+
+impl TimeProvider for Clock {
+    fn current_time(&self) -> Option<UnixTime> {
+        let Timestamp(ms) = (self.0)();
+        Some(UnixTime::since_unix_epoch(Duration::from_millis(ms)))
+    }
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
