@@ -152,7 +152,7 @@ pub(crate) fn assemble(site: Site, spec: StoreSpec, options: &StoreOptions) -> R
         let path = path.clone();
         move |error| refused(&path, what, error)
     };
-    disk.create_dir(DIR).map_err(io("make `journal`"))?;
+    make_journal_dir(&*disk).map_err(io("make `journal`"))?;
     let loaded = match meta::load(&*disk) {
         Loaded::Meta(meta, _) => Some(meta),
         Loaded::Nothing(_) => None,
@@ -182,6 +182,17 @@ pub(crate) fn assemble(site: Site, spec: StoreSpec, options: &StoreOptions) -> R
     tidy(&core, &*disk, &pool, &recovered, &opened, limits.spare_segments);
     core.commit_findings(&mut writer);
     Ok(Assembled { core, writer, opened })
+}
+
+/// A file system in trouble may refuse to make even what is there, and then it need not be made (P6).
+fn make_journal_dir(disk: &dyn Disk) -> std::io::Result<()> {
+    match disk.create_dir(DIR) {
+        Err(error) if disk.list(DIR).is_ok() => {
+            tracing::warn!(%error, "`journal` cannot be made, and is there");
+            Ok(())
+        }
+        made => made,
+    }
 }
 
 /// What a killed process wrote and had not synced can be read all the same, as long as the power stays. Before it is

@@ -330,9 +330,7 @@ impl Inode {
 impl Disk for SimDisk {
     fn create_dir(&self, dir: &str) -> io::Result<()> {
         let mut state = self.lock();
-        if state.dirs.contains(dir) {
-            return Ok(());
-        }
+        // Harsher than Linux, which sees that it is there before it looks for room.
         fail(state.step(Kind::Names))?;
         state.dirs.insert(dir.to_owned());
         Ok(())
@@ -358,6 +356,9 @@ impl Disk for SimDisk {
 
     fn list(&self, dir: &str) -> io::Result<Vec<DiskEntry>> {
         let state = self.lock();
+        if !dir.is_empty() && !state.dirs.contains(dir) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         let files =
             state.names.iter().filter(|(path, _)| parent(path) == dir).map(|(path, number)| DiskEntry {
                 name: name(path).to_owned(),
