@@ -10,7 +10,7 @@ use bytes::Bytes;
 use eventmesh_edge_core::event::Position;
 use eventmesh_edge_core::ports::store::{
     Commit, CommitError, CursorChange, Loss, LossReason, NewEvent, StateChange, StateValue, StreamId,
-    WhenFull,
+    StreamSpec, WhenFull,
 };
 use std::collections::VecDeque;
 use std::io;
@@ -196,6 +196,9 @@ impl Engine {
         first_mark: usize,
     ) -> Result<Vec<Drop>, CommitError> {
         let Some(first) = needs.first() else { return Ok(Vec::new()) };
+        for need in needs {
+            self.check_size(need, marks.get(first_mark..).unwrap_or_default())?;
+        }
         if self.is_disk_full() {
             self.disk_refused = true;
             let need = needs.iter().map(|n| n.bytes).sum();
@@ -207,7 +210,7 @@ impl Engine {
             });
         }
         for need in needs {
-            self.check_budget(need, marks.get(first_mark..).unwrap_or_default())?;
+            self.check_budget(need)?;
         }
         let mut drops = Vec::new();
         for need in needs {
@@ -216,20 +219,23 @@ impl Engine {
         Ok(drops)
     }
 
-    fn check_budget(&mut self, need: &Need, own: &[GroupMark]) -> Result<(), CommitError> {
-        let Some(stream) = self.catalog.streams.get(need.stream) else { return Ok(()) };
-        let Some((max, when_full)) = stream.spec.as_ref().map(|s| (s.max_bytes, s.when_full)) else {
-            return Ok(());
+    /// What not even an empty stream could take must not be told to wait for room: with `refuse` the whole commit, with
+    /// `drop-oldest` one event.
+    fn check_size(&self, need: &Need, own: &[GroupMark]) -> Result<(), CommitError> {
+        let spec = self.catalog.stream(need.stream).and_then(|s| s.spec.as_ref());
+        let Some(StreamSpec { max_bytes: max, when_full, .. }) = spec else { return Ok(()) };
+        let own = own.iter().filter(|m| m.stream == Some(need.stream)).map(|m| u64::from(m.mark.bytes));
+        let bytes = match when_full {
+            WhenFull::Refuse => need.bytes,
+            WhenFull::DropOldest => own.max().unwrap_or(0),
         };
-        let largest =
-            own.iter().filter(|m| m.stream == Some(need.stream)).map(|m| u64::from(m.mark.bytes)).max();
-        if let Some(bytes) = largest.filter(|bytes| *bytes > max) {
-            // Could never be taken, not even by an empty stream.
-            return Err(CommitError::TooLarge { bytes, max });
-        }
-        if when_full == WhenFull::DropOldest {
-            return Ok(());
-        }
+        if bytes > *max { Err(CommitError::TooLarge { bytes, max: *max }) } else { Ok(()) }
+    }
+
+    fn check_budget(&mut self, need: &Need) -> Result<(), CommitError> {
+        let Some(stream) = self.catalog.streams.get(need.stream) else { return Ok(()) };
+        let refusing = stream.spec.as_ref().filter(|spec| spec.when_full == WhenFull::Refuse);
+        let Some(max) = refusing.map(|spec| spec.max_bytes) else { return Ok(()) };
         let full = stream.consumers.iter().copied().find(|idx| {
             self.catalog.consumers.get(*idx).is_some_and(|consumer| consumer.used() + need.bytes > max)
         });

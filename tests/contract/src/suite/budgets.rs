@@ -8,8 +8,8 @@ use super::support::{
 use bytes::Bytes;
 use eventmesh_edge_core::event::{Event, Position, Timestamp};
 use eventmesh_edge_core::ports::store::{
-    Change, Class, CommitError, Consumer, LossReason, StateChange, StateValue, Store, StoreSpec, StreamId,
-    Table, UplinkId, WhenFull,
+    Change, Class, Commit, CommitError, Consumer, LossReason, StateChange, StateValue, Store, StoreSpec,
+    StreamId, Table, UplinkId, WhenFull,
 };
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -40,6 +40,38 @@ pub fn an_acknowledgement_makes_room_and_says_so<F: Factory>(make: impl Fn() -> 
     let at = commit(&*store, commit_of([event_of("filler", 0, 1000)]))[0];
     assert!(at > accepted[accepted.len() - 1]);
     assert_backlog_is_exact(&*store, ONLY);
+}
+
+/// What can never fit is told so, whatever the stream holds, and not told to wait: the whole commit where a stream
+/// refuses, one event where it makes room itself.
+pub fn what_can_never_fit_is_too_large<F: Factory>(make: impl Fn() -> F) {
+    let store = make().open(spec_of([
+        stream("refuses", &[0], 16 * KIB, WhenFull::Refuse),
+        stream("drops", &[0], 16 * KIB, WhenFull::DropOldest),
+    ]));
+    let too_large = |made: Commit| {
+        let error = commit_blocking(&*store, made).expect_err("larger than the budget");
+        assert_eq!(error.class(), Class::Reject, "{error}");
+        let CommitError::TooLarge { bytes, max } = error else { panic!("{error}") };
+        assert!(max == 16 * KIB && bytes > max, "{bytes} of {max}");
+    };
+    let batch = |n| (0..n).map(|n| event_of("s", n, 1000));
+    too_large(commit_of([event_of("s", 0, 17_000)]));
+    too_large(commit_of(batch(20)));
+    let one = commit(&*store, commit_of(batch(1)));
+    too_large(commit_of(batch(20)));
+    let refusal = commit_blocking(&*store, commit_of(batch(15))).unwrap_err();
+    assert_eq!(
+        refusal.class(),
+        Class::Retry,
+        "this one fits as soon as the first is acknowledged: {refusal}"
+    );
+    ack(&*store, ONLY, one[0]);
+    commit(&*store, commit_of(batch(15)));
+    too_large(commit_to(StreamId(1), [event_of("s", 0, 17_000)]));
+    let all = commit(&*store, commit_to(StreamId(1), batch(20)));
+    let kept = positions(&assert_backlog_is_exact(&*store, consumer(1, 0)));
+    assert!(kept.len() >= 14 && all.ends_with(&kept), "{kept:?} of {all:?}");
 }
 
 fn watch(store: &dyn Store) -> mpsc::Receiver<Change> {

@@ -69,6 +69,7 @@ macro_rules! contract_tests {
             backlog_tells_what_waits
             // budgets
             a_full_stream_refuses_and_says_why
+            what_can_never_fit_is_too_large
             an_acknowledgement_makes_room_and_says_so
             the_slowest_consumer_fills_a_refusing_stream
             a_full_stream_leaves_the_others_alone

@@ -192,6 +192,11 @@ impl Model {
             Err(CommitError::Full { used, max, need, .. }) => {
                 assert!(publishes.iter().any(|p| p.stream == 0), "only stream 0 refuses");
                 assert!(used + need > max, "{used} + {need} would have fitted into {max}");
+                assert!(need <= max, "{need} never fit into {max}: too large");
+            }
+            Err(CommitError::TooLarge { bytes, max }) => {
+                assert!(publishes.iter().any(|p| p.stream == 0), "no event is larger than what drops");
+                assert!(bytes > max && max == REFUSE_BYTES, "{bytes} would have fitted into {max}");
             }
             Err(other) => panic!("{other}"),
         }

@@ -265,20 +265,29 @@ impl Disk {
     }
 
     fn check_room(&self, commit: &Commit, numbered: &[StoredEvent]) -> Result<(), CommitError> {
-        let mut need: BTreeMap<StreamId, u64> = BTreeMap::new();
+        let mut need: BTreeMap<StreamId, (u64, u64)> = BTreeMap::new();
         for (new, stored) in commit.events.iter().zip(numbered) {
             if let Some(stream) = new.stream {
-                *need.entry(stream).or_default() += u64::from(stored.stored_bytes);
+                let bytes = u64::from(stored.stored_bytes);
+                let (sum, largest) = need.entry(stream).or_default();
+                (*sum, *largest) = (*sum + bytes, bytes.max(*largest));
             }
         }
-        for (stream, need) in need {
+        for (stream, (need, largest)) in need {
             let Some(spec) = self.stream_spec(stream) else { continue };
+            let bytes = if spec.when_full == WhenFull::Refuse { need } else { largest };
+            if bytes > spec.max_bytes {
+                return Err(CommitError::TooLarge { bytes, max: spec.max_bytes });
+            }
             let used = self.used_after(spec, stream, &commit.cursors);
             if spec.when_full == WhenFull::Refuse && used + need > spec.max_bytes {
                 return Err(CommitError::Full { stream, used, max: spec.max_bytes, need });
             }
         }
         let need: u64 = numbered.iter().map(|e| u64::from(e.stored_bytes)).sum();
+        if need > self.spec.disk_max {
+            return Err(CommitError::TooLarge { bytes: need, max: self.spec.disk_max });
+        }
         if need > 0 && self.bytes + need > self.spec.disk_max {
             let stream = commit.events.iter().find_map(|e| e.stream).unwrap_or(StreamId(u16::MAX));
             return Err(CommitError::Full { stream, used: self.bytes, max: self.spec.disk_max, need });
