@@ -6,6 +6,7 @@ pub(crate) mod pages;
 use crate::backing::BackingError;
 use crate::directory::OpenError;
 use crate::disk::{Disk, Mode};
+use crate::engine::ahead::{LOOK_AHEAD, MARKS_MAX};
 use crate::engine::read::{Plan, fetch, lock_generations};
 use crate::engine::recent::{FoundEvent, Harvest, Want};
 use crate::engine::{Engine, Finished, Internal, Request, Seal, SharedGenerations, commit_io, keys, tables};
@@ -33,6 +34,8 @@ pub(crate) struct Core {
     pool: Arc<Pool>,
     generations: SharedGenerations,
     log: LogId,
+    /// The newest time that [`Core::tick`] was told and nothing was done about yet.
+    ticked: Mutex<Option<Timestamp>>,
 }
 
 /// What a round of the committer came to.
@@ -50,7 +53,7 @@ impl Core {
         generations: SharedGenerations,
     ) -> Core {
         let log = engine.identity.log;
-        Core { engine: Mutex::new(engine), disk, pool, generations, log }
+        Core { engine: Mutex::new(engine), disk, pool, generations, log, ticked: Mutex::default() }
     }
 
     /// Held for moments only; a panic elsewhere does not end the store.
@@ -336,6 +339,7 @@ impl Core {
 
     /// Does what is due off the commit path. True if a group has to be made for it: the store has something to commit.
     pub(crate) fn maintain(&self) -> bool {
+        self.expire();
         let work = self.engine().take_checkpoint();
         if let Some(work) = work {
             let done = work();
@@ -351,20 +355,51 @@ impl Core {
             let generations = lock_generations(&self.generations);
             (generations.disk_bytes(), generations.bytes_written())
         };
+        let near = self.engine().near_drops();
+        for idx in near {
+            self.look_ahead(idx, LOOK_AHEAD, "oldest events cannot be read ahead");
+        }
         let mut engine = self.engine();
         engine.disk_changed(self.pool.ready(), generations);
         engine.relieve_disk();
-        engine.look_ahead_for_drops();
         engine.ask_checkpoint();
         engine.has_internal()
     }
 
-    /// What is due by time. True if a group has to be made for it.
-    pub(crate) fn tick(&self, now: Timestamp) -> bool {
-        let mut engine = self.engine();
-        engine.blocked = false;
-        engine.expire(now);
-        engine.has_internal()
+    /// Notes what time it is, for the maintenance: no lock that is held over the disk, no disk.
+    pub(crate) fn tick(&self, now: Timestamp) {
+        *self.ticked.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    }
+
+    /// What is due by time since the last tick. As long as there is more than was marked it goes on by itself.
+    fn expire(&self) {
+        let ticked = || self.ticked.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(now) = ticked().take() else { return };
+        self.engine().blocked = false;
+        let unknown = self.engine().unknown_ages(now);
+        for idx in unknown {
+            self.look_ahead(idx, MARKS_MAX, "oldest events cannot be read, so they do not expire");
+        }
+        if self.engine().expire(now) {
+            ticked().get_or_insert(now);
+        }
+    }
+
+    /// Marks more of a consumer's oldest events; the engine's lock is not held while the disk is read.
+    fn look_ahead(&self, idx: usize, max: usize, failure: &'static str) {
+        let Some(mut look) = self.engine().begin_look(idx, max) else { return };
+        loop {
+            let plan = self.engine().plan_look(&mut look);
+            let Some(plan) = plan else { break };
+            match fetch(&plan, look.stream, look.through, &mut look.harvest, &self.generations) {
+                Ok(fetched) => look.fetched(&fetched),
+                Err(error) => {
+                    tracing::warn!(%error, "{failure}");
+                    return;
+                }
+            }
+        }
+        self.engine().end_look(look);
     }
 
     /// Logs a failure and keeps the maintenance from trying again before the next tick.
@@ -491,3 +526,7 @@ pub(crate) fn open_failed(path: &std::path::Path, what: &'static str, error: &Ba
         }
     }
 }
+
+#[cfg(test)]
+#[path = "core/tick_tests.rs"]
+mod tick_tests;

@@ -433,9 +433,7 @@ impl Store for JournalStore {
     }
 
     fn tick(&self, now: Timestamp) {
-        if self.shared.core.tick(now) {
-            wake_committer(&self.shared);
-        }
+        self.shared.core.tick(now);
         wake_keeper(&self.shared);
     }
 

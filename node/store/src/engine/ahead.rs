@@ -6,6 +6,9 @@ use std::collections::VecDeque;
 /// Marks kept per consumer; 24 bytes each, so memory does not grow with the backlog (P5).
 pub(crate) const MARKS_MAX: usize = 4096;
 
+/// Marks read ahead at once for a consumer that may soon have to give up its oldest events.
+pub(crate) const LOOK_AHEAD: usize = 1024;
+
 /// One event of the log, as much as accounting needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mark {

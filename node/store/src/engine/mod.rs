@@ -186,6 +186,8 @@ pub(crate) struct Engine {
     given_up: HashSet<usize>,
     /// A segment of this start takes frames.
     is_active: bool,
+    /// Events were just given up for their age, and there may be more.
+    expiring: bool,
     /// Something behind the journal failed: not tried again before the next tick.
     pub(crate) blocked: bool,
 }

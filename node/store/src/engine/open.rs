@@ -211,6 +211,7 @@ impl Engine {
             room: false,
             given_up: HashSet::new(),
             is_active: false,
+            expiring: false,
             blocked: false,
         };
         let unnoted = engine.set_unreadable_generations_aside(&remembered)?;

@@ -16,6 +16,9 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 /// Bytes read from a segment at once, at least and at most.
 const CHUNK_BYTES: (usize, usize) = (16 << 10, 256 << 10);
 
+/// Bytes of events held while their marks are made.
+const LOOK_BYTES: usize = 4 << 20;
+
 /// Where the next events of a stream are.
 pub(crate) enum Plan {
     /// Nothing is left.
@@ -116,6 +119,24 @@ fn fetch_segment(
     let gaps = std::mem::take(&mut cursor.gaps);
     let damage = if gaps.is_empty() { Damage::None } else { Damage::Segment { number: source.number, gaps } };
     Ok(Fetched { through, place, damage })
+}
+
+/// A look at a consumer's oldest events beyond those that are marked, under way.
+pub(crate) struct Look {
+    idx: usize,
+    pub(crate) stream: StreamNo,
+    from: Position,
+    pub(crate) through: Position,
+    newest: Position,
+    place: Option<Place>,
+    pub(crate) harvest: Harvest,
+}
+
+impl Look {
+    pub(crate) fn fetched(&mut self, fetched: &Fetched) {
+        self.place = fetched.place;
+        self.through = fetched.through.max(self.through.next());
+    }
 }
 
 /// What accounting needs of a record.
@@ -238,6 +259,48 @@ impl Engine {
             consumer.ahead.looked_at(from, &marks, through, through >= newest, max);
         }
         Ok(())
+    }
+
+    /// The same without the lock, step by step: [`Engine::plan_look`] says what to read until nothing is left,
+    /// [`Engine::end_look`] takes over what was found.
+    pub(crate) fn begin_look(&self, idx: usize, max: usize) -> Option<Look> {
+        let consumer = self.catalog.consumer(idx)?;
+        let from = consumer.ahead.through();
+        Some(Look {
+            idx,
+            stream: consumer.stream_no,
+            from,
+            through: from,
+            newest: self.catalog.stream(consumer.stream)?.newest,
+            place: consumer.ahead_place,
+            harvest: Harvest::new(Want { events: max, bytes: LOOK_BYTES }),
+        })
+    }
+
+    /// What is to be read next; what is in memory is taken at once.
+    pub(crate) fn plan_look(&self, look: &mut Look) -> Option<Plan> {
+        while !look.harvest.is_full() && look.through < look.newest {
+            match self.plan(look.stream, look.through, look.place) {
+                Plan::End => look.through = look.newest,
+                Plan::Memory => {
+                    let all = self.recent.read(look.stream, look.through, &mut look.harvest);
+                    let last = look.harvest.events.last().map_or(look.through, |event| event.position);
+                    look.through = if all { look.newest.max(last) } else { last };
+                }
+                plan => return Some(plan),
+            }
+        }
+        None
+    }
+
+    pub(crate) fn end_look(&mut self, look: Look) {
+        let marks: Vec<Mark> = look.harvest.events.iter().map(mark_of).collect();
+        let Some(consumer) = self.catalog.consumers.get_mut(look.idx) else { return };
+        // Something may have come meanwhile, and then this is not all.
+        let newest = self.catalog.streams.get(consumer.stream).map_or(Position::ZERO, |s| s.newest);
+        consumer.ahead_place = look.place;
+        let to_the_end = look.through >= newest;
+        consumer.ahead.looked_at(look.from, &marks, look.through, to_the_end, super::ahead::MARKS_MAX);
     }
 
     /// One step of reading with the lock held.

@@ -1,6 +1,7 @@
 //! What may go, and what has to be done before it may: expiry, checkpoints, sealing, recycling, removal.
 
-use super::ahead::{MARKS_MAX, Passed};
+use super::ahead::{LOOK_AHEAD, Passed};
+use super::catalog::ConsumerState;
 use super::segments::{GenerationInfo, Segment};
 use super::{Checkpoint, Engine, Internal, keys};
 use crate::backing::{
@@ -11,13 +12,10 @@ use crate::journal::frame::{Base, Frame, Item};
 use crate::journal::reader::{FrameCursor, Gap, Source};
 use bytes::Bytes;
 use eventmesh_edge_core::event::{Position, Timestamp, record};
-use eventmesh_edge_core::ports::store::{LossReason, WhenFull};
+use eventmesh_edge_core::ports::store::{LossReason, StreamSpec, WhenFull};
 use std::collections::HashMap;
 use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
-
-/// Marks read ahead for a consumer that may soon have to give up its oldest events.
-const LOOK_AHEAD: usize = 1024;
 
 /// What one generation will be made of.
 pub(crate) struct Seal {
@@ -107,7 +105,8 @@ impl Engine {
         if self.blocked {
             return false;
         }
-        matches!(self.checkpoint, Checkpoint::Ready(_))
+        self.expiring
+            || matches!(self.checkpoint, Checkpoint::Ready(_))
             || self.wants_checkpoint()
             || self.wants_spare()
             || self.can_release()
@@ -311,9 +310,12 @@ impl Engine {
 
     // --- time
 
-    /// Gives up what is older than its stream allows. A clock that is not set expires nothing, and an event that came
-    /// while it was not set does not expire.
-    pub(crate) fn expire(&mut self, now: Timestamp) {
+    /// Gives up what is older than its stream allows and marked. A clock that is not set expires nothing, and an event
+    /// that came while it was not set does not expire.
+    ///
+    /// True if something was: there may be more behind it.
+    pub(crate) fn expire(&mut self, now: Timestamp) -> bool {
+        self.expiring = false;
         for idx in 0..self.catalog.consumers.len() {
             if let Some(consumer) = self.catalog.consumer_mut(idx) {
                 consumer.ahead.shrink();
@@ -321,54 +323,58 @@ impl Engine {
             let passed = self.expired(idx, now);
             if let Some((_, last)) = passed.range {
                 self.give_up(idx, last, LossReason::Expired, &passed);
+                self.expiring = true;
             }
         }
+        self.expiring
     }
 
-    fn expired(&mut self, idx: usize, now: Timestamp) -> Passed {
-        let mut passed = Passed::default();
-        let Some(consumer) = self.catalog.consumer(idx).filter(|c| c.events > 0 && now.is_plausible()) else {
-            return passed;
-        };
-        let spec = self.catalog.stream(consumer.stream).and_then(|s| s.spec.as_ref());
-        let Some(max_age) = spec.and_then(|s| s.max_age) else { return passed };
-        let is_old = |received_ms: u64| {
+    /// What tells whether an event of this consumer is too old; `None` if none ever is.
+    fn is_old(&self, consumer: &ConsumerState, now: Timestamp) -> Option<impl Fn(u64) -> bool + use<>> {
+        let spec = self.catalog.stream(consumer.stream)?.spec.as_ref()?;
+        let max_age = spec.max_age.filter(|_| now.is_plausible() && consumer.events > 0)?;
+        Some(move |received_ms| {
             let received = Timestamp(received_ms);
             received.is_plausible() && received.after(max_age) < now
-        };
-        if consumer.ahead.len() == 0
-            && !consumer.ahead.is_complete()
-            && consumer.oldest_ms.is_none_or(is_old)
-            && let Err(error) = self.look_ahead(idx, MARKS_MAX)
-        {
-            tracing::warn!(%error, "oldest events cannot be read, so they do not expire");
-            return passed;
-        }
+        })
+    }
+
+    fn expired(&self, idx: usize, now: Timestamp) -> Passed {
+        let mut passed = Passed::default();
         let Some(consumer) = self.catalog.consumer(idx) else { return passed };
-        let old = (0..consumer.ahead.len())
-            .map_while(|i| consumer.ahead.get(i))
-            .take_while(|m| is_old(m.received_ms));
-        for mark in old {
+        let Some(is_old) = self.is_old(consumer, now) else { return passed };
+        let marks = (0..consumer.ahead.len()).map_while(|i| consumer.ahead.get(i));
+        for mark in marks.take_while(|m| is_old(m.received_ms)) {
             passed.add(mark);
         }
         passed
     }
 
+    /// Consumers whose oldest events may be too old and are not marked.
+    pub(crate) fn unknown_ages(&self, now: Timestamp) -> Vec<usize> {
+        let unknown = |consumer: &ConsumerState| {
+            let may_be_old = self.is_old(consumer, now).is_some_and(|is| consumer.oldest_ms.is_none_or(is));
+            may_be_old && consumer.ahead.len() == 0 && !consumer.ahead.is_complete()
+        };
+        self.consumers_where(unknown)
+    }
+
     /// Consumers that may have to give up their oldest events soon and do not have them marked.
-    pub(crate) fn look_ahead_for_drops(&mut self) {
-        for idx in 0..self.catalog.consumers.len() {
-            let Some(consumer) = self.catalog.consumer(idx) else { continue };
+    pub(crate) fn near_drops(&self) -> Vec<usize> {
+        let near = |consumer: &ConsumerState| {
             let spec = self.catalog.stream(consumer.stream).and_then(|s| s.spec.as_ref());
-            let near = spec
-                .is_some_and(|s| s.when_full == WhenFull::DropOldest && consumer.bytes > s.max_bytes / 8 * 7);
-            if near
+            let is_near =
+                |s: &StreamSpec| s.when_full == WhenFull::DropOldest && consumer.bytes > s.max_bytes / 8 * 7;
+            spec.is_some_and(is_near)
                 && !consumer.ahead.is_complete()
                 && consumer.ahead.len() < LOOK_AHEAD / 2
-                && let Err(error) = self.look_ahead(idx, LOOK_AHEAD)
-            {
-                tracing::warn!(%error, "oldest events cannot be read ahead");
-            }
-        }
+        };
+        self.consumers_where(near)
+    }
+
+    fn consumers_where(&self, wanted: impl Fn(&ConsumerState) -> bool) -> Vec<usize> {
+        let consumers = self.catalog.consumers.iter().enumerate();
+        consumers.filter(|(_, consumer)| wanted(consumer)).map(|(idx, _)| idx).collect()
     }
 }
 
