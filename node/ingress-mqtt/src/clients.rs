@@ -466,7 +466,7 @@ impl Sessions {
         let filter = TopicFilter::parse(Text::from(std::str::from_utf8(filter).ok()?)).ok()?;
         let options = records::decode_subscription(value)?;
         self.hub.subscribe(session.subscriber?, &filter, options);
-        session.filters.insert(filter.as_text().clone());
+        session.filters.insert(filter.as_text().clone(), options);
         Some(())
     }
 
@@ -509,7 +509,7 @@ fn may_take(owner: &Principal, claimant: &Principal) -> bool {
 /// The keys of everything that is kept of a session beside its mailbox.
 fn forget(session: &Session, number: SessionNo, mut delete: impl FnMut(Stored, Bytes)) {
     delete(Stored::Session, session.client_id.as_bytes().clone());
-    for filter in &session.filters {
+    for filter in session.filters.keys() {
         delete(Stored::Subscription, records::subscription_key(number, filter));
     }
     for pid in session.inbound.keys() {

@@ -55,6 +55,8 @@ pub(crate) struct ScriptedHub(Mutex<Script>);
 struct Script {
     auto: bool,
     fail_next: Option<CommitError>,
+    /// So many publications of the next submission are stored, the others fail.
+    cut_next: Option<usize>,
     held: VecDeque<(Submission, Completion<Result<Accepted, CommitError>>)>,
     last_position: u64,
     tables: BTreeMap<(u8, Vec<u8>), Bytes>,
@@ -102,6 +104,10 @@ impl ScriptedHub {
 
     pub(crate) fn fail_next(&self, error: CommitError) {
         self.lock().fail_next = Some(error);
+    }
+
+    pub(crate) fn cut_next(&self, stored: usize) {
+        self.lock().cut_next = Some(stored);
     }
 
     pub(crate) fn held(&self) -> usize {
@@ -188,11 +194,19 @@ impl ScriptedHub {
 impl Script {
     #[allow(clippy::type_complexity, reason = "one caller")]
     fn complete(&mut self) -> Option<(Done, Vec<(u64, Arc<dyn Outlet>, Delivery)>)> {
-        let (submission, done) = self.held.pop_front()?;
+        let (mut submission, done) = self.held.pop_front()?;
         if let Some(error) = self.fail_next.take() {
             return Some(((done, Err(error)), Vec::new()));
         }
-        let mut accepted = Accepted { positions: Vec::new(), matched: Vec::new() };
+        let mut accepted = Accepted::default();
+        if let Some(stored) = self.cut_next.take() {
+            accepted.cut = Some(full());
+            submission.publications.truncate(stored);
+            submission.state.retain(|change| match change {
+                StateChange::Put { value: StateValue::Position { event, .. }, .. } => *event < stored,
+                _ => false,
+            });
+        }
         let mut offers = Vec::new();
         for publication in &submission.publications {
             self.last_position += 1;

@@ -85,15 +85,22 @@ pub struct Submission {
     /// True: a full stream fails the submission at once ([`CommitError::Full`]). False: the hub holds the submission
     /// until there is room, and the callback is late (the usual case: the socket is not read meanwhile).
     pub refuse_when_full: bool,
+    /// Who submits; if `None`, the publisher of the first publication. Of one submitter's submissions those with
+    /// publications keep their order, and one that is state alone overtakes none that writes the same key.
+    pub origin: Option<SubscriberId>,
 }
 
 /// What a submission got.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Accepted {
     /// Per publication: its position, `None` where nothing durable had to be kept (no stream, no persistent session).
     pub positions: Vec<Option<Position>>,
     /// Per publication: how many subscribers matched (for 0x10 No matching subscribers; streams count as one).
     pub matched: Vec<u32>,
+    /// Set if only the beginning is stored. A submission whose fan-out is too large for one commit is stored in parts,
+    /// in order, each atomic with the state that refers to its publications; this is why a later part was not. What
+    /// `positions` and `matched` list is durable, nothing else may be answered.
+    pub cut: Option<CommitError>,
 }
 
 /// The port. All calls return at once.

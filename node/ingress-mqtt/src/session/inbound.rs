@@ -1,7 +1,7 @@
 //! What a client sends: the batch of one read, its completion, and the answers that wait for it.
 
 use super::records::{self, Inbound};
-use super::{Answer, Batch, Context, Machine, Output, Phase, Purpose, Session, Step};
+use super::{Answer, Batch, Context, Machine, Output, Phase, Purpose, Session, Step, Undo};
 use crate::codec::encode::{self, AckKind};
 use crate::codec::{Ack, DecodeError, Publish, Subscribe, Unsubscribe};
 use crate::reason::{Place, Reason};
@@ -153,24 +153,23 @@ impl Machine {
 
     pub(super) fn subscribe(&mut self, cx: &Context<'_>, subscribe: Subscribe) {
         let mut codes = Vec::with_capacity(subscribe.filters.len());
-        let (mut fresh, mut retained) = (Vec::new(), Vec::new());
+        let (mut undo, mut retained) = (Vec::new(), Vec::new());
         for (filter, options) in subscribe.filters {
             match self.subscribe_one(cx, filter, options) {
-                Ok((filter, is_new)) => {
+                Ok((filter, earlier)) => {
                     codes.push(options.qos as u8);
+                    let is_new = earlier.is_none();
                     let wanted = options.retain_handling == 0 || (options.retain_handling == 1 && is_new);
                     // Not for a shared subscription (MQTT 5.0 section 4.8.2).
                     if wanted && filter.share().is_none() {
                         retained.push((filter.clone(), options));
                     }
-                    if is_new {
-                        fresh.push(filter);
-                    }
+                    undo.push((filter, earlier));
                 }
                 Err(reason) => codes.extend(reason.code(self.version, Place::SubAck)),
             }
         }
-        self.batch().answers.push(Answer::SubAck { pid: subscribe.pid, codes, fresh, retained });
+        self.batch().answers.push(Answer::SubAck { pid: subscribe.pid, codes, undo, retained });
     }
 
     /// Into the hub's index at once, so that what the same read publishes behind it is matched; into the store with the
@@ -180,45 +179,49 @@ impl Machine {
         cx: &Context<'_>,
         filter: Text,
         options: SubscribeOptions,
-    ) -> Result<(TopicFilter, bool), Reason> {
+    ) -> Result<(TopicFilter, Option<SubscribeOptions>), Reason> {
         // A copy: it outlives the packet it came in.
         let filter = TopicFilter::parse(Text::from(&*filter)).map_err(|_| Reason::TopicFilterInvalid)?;
         if filter.share().is_some() && !cx.sessions.shared_subscriptions() {
             return Err(Reason::SharedNotSupported);
         }
         let Some(session) = self.session.as_mut() else { return Err(Reason::Unspecified) };
-        let known = session.filters.contains(filter.as_text());
+        let known = session.filters.contains_key(filter.as_text());
         if !known && session.filters.len() >= cx.limits.subscriptions_max {
             return Err(Reason::QuotaExceeded);
         }
-        let is_new = cx.hub().subscribe(subscriber(cx, session), &filter, options);
-        session.filters.insert(filter.as_text().clone());
+        cx.hub().subscribe(subscriber(cx, session), &filter, options);
+        let earlier = session.filters.insert(filter.as_text().clone(), options);
         if let Some(number) = session.number {
             let key = records::subscription_key(number, filter.as_text());
             let value = StateValue::Bytes(records::encode_subscription(options));
             self.batch().state.push(StateChange::Put { table: Table::Subscription, key, value });
         }
-        Ok((filter, is_new))
+        Ok((filter, earlier))
     }
 
     pub(super) fn unsubscribe(&mut self, cx: &Context<'_>, unsubscribe: Unsubscribe) {
         let mut codes = Vec::with_capacity(unsubscribe.filters.len());
+        let mut undo = Vec::new();
         for filter in unsubscribe.filters {
-            let reason = self.unsubscribe_one(cx, filter);
+            let reason = self.unsubscribe_one(cx, filter, &mut undo);
             codes.extend(reason.code(self.version, Place::UnsubAck));
         }
-        self.batch().answers.push(Answer::UnsubAck { pid: unsubscribe.pid, codes });
+        self.batch().answers.push(Answer::UnsubAck { pid: unsubscribe.pid, codes, undo });
     }
 
-    fn unsubscribe_one(&mut self, cx: &Context<'_>, filter: Text) -> Reason {
+    /// Out of the hub's index at once [MQTT-3.10.4-2], and into it again if the batch cannot be stored: after the next
+    /// start the subscription would be there again, so it must not look gone until then.
+    fn unsubscribe_one(&mut self, cx: &Context<'_>, filter: Text, undo: &mut Undo) -> Reason {
         let Ok(filter) = TopicFilter::parse(filter) else { return Reason::TopicFilterInvalid };
         let Some(session) = self.session.as_mut() else { return Reason::Unspecified };
-        session.filters.remove(filter.as_text());
+        let earlier = session.filters.remove(filter.as_text());
         let existed = session.subscriber.is_some_and(|s| cx.hub().unsubscribe(s, &filter));
         if let Some(number) = session.number {
             let key = records::subscription_key(number, filter.as_text());
             self.batch().state.push(records::delete(Table::Subscription, key));
         }
+        undo.extend(earlier.is_some().then_some((filter, earlier)));
         if existed { Reason::Success } else { Reason::NoSubscriptionExisted }
     }
 
@@ -248,7 +251,7 @@ impl Machine {
             }
             plain.extend(state.iter().filter(|change| !refers_to_publication(change)).cloned());
         }
-        let submission = Submission { publications, state, refuse_when_full };
+        let submission = Submission { publications, state, refuse_when_full, origin: None };
         self.submit(Purpose::Answers { answers, plain }, submission, out);
     }
 
@@ -265,13 +268,7 @@ impl Machine {
         let ours = outstanding.generation == self.generation;
         match (outstanding.purpose, result) {
             (Purpose::Answers { answers, .. } | Purpose::AnswersAfterRefusal(answers), Ok(accepted)) => {
-                self.last_heard = cx.now; // it could not be heard while nobody read
-                if ours {
-                    self.answer(cx, answers, Some(&accepted), out);
-                } else {
-                    self.effects_only(&answers);
-                }
-                self.pump(cx, out);
+                self.accepted(cx, ours, answers, accepted, out);
             }
             (Purpose::Answers { answers, plain }, Err(error)) => {
                 let refuse = ours && self.version.is_v5() && matches!(error, CommitError::Full { .. });
@@ -303,6 +300,36 @@ impl Machine {
                 tracing::debug!(%error, "session changes that nobody waits for were not stored");
             }
         }
+    }
+
+    fn accepted(
+        &mut self,
+        cx: &Context<'_>,
+        ours: bool,
+        answers: Vec<Answer>,
+        mut accepted: Accepted,
+        out: &mut Output,
+    ) {
+        self.last_heard = cx.now; // it could not be heard while nobody read
+        let cut = accepted.cut.take();
+        // Of a batch that was stored in parts only the publications say whether they are in a part that is stored.
+        let through = accepted.positions.len();
+        let (answers, lost) = answers.into_iter().partition::<Vec<_>, _>(|answer| match answer {
+            Answer::PubAck { event: Some(event), .. } | Answer::PubRec { event: Some(event), .. } => {
+                *event < through
+            }
+            _ => cut.is_none(),
+        });
+        if ours {
+            self.answer(cx, answers, Some(&accepted), out);
+        } else {
+            self.effects_only(&answers);
+        }
+        if let Some(error) = cut {
+            self.roll_back(cx, &lost);
+            self.store_failed(cx, ours, &error, out);
+        }
+        self.pump(cx, out);
     }
 
     /// The publications are refused one by one; what else was in the read still has to be durable.
@@ -346,22 +373,16 @@ impl Machine {
         }
     }
 
-    /// As if the batch had not been received: its packet identifiers are free, its new subscriptions gone.
+    /// As if the batch had not been received: its packet identifiers are free, its subscriptions as before.
     fn roll_back(&mut self, cx: &Context<'_>, answers: &[Answer]) {
         let Some(session) = self.session.as_mut() else { return };
-        for answer in answers {
+        // The last first: a filter may be subscribed, and subscribed again, in one read.
+        for answer in answers.iter().rev() {
             match answer {
                 Answer::PubAck { pid, event: Some(_), .. } | Answer::PubRec { pid, event: Some(_), .. } => {
                     session.inbound.remove(pid);
                 }
-                Answer::SubAck { fresh, .. } => {
-                    for filter in fresh {
-                        session.filters.remove(filter.as_text());
-                        if let Some(subscriber) = session.subscriber {
-                            cx.hub().unsubscribe(subscriber, filter);
-                        }
-                    }
-                }
+                Answer::SubAck { undo, .. } | Answer::UnsubAck { undo, .. } => session.undo(cx, undo),
                 _ => {}
             }
         }
@@ -442,7 +463,7 @@ impl Machine {
                 self.want_retained(retained);
                 self.pump(cx, out);
             }
-            Answer::UnsubAck { pid, codes } => encode::unsuback(&mut out.bytes, version, pid, &codes),
+            Answer::UnsubAck { pid, codes, .. } => encode::unsuback(&mut out.bytes, version, pid, &codes),
         }
     }
 
@@ -492,6 +513,19 @@ impl Machine {
 }
 
 impl Session {
+    fn undo(&mut self, cx: &Context<'_>, undo: &Undo) {
+        let Some(subscriber) = self.subscriber else { return };
+        for (filter, earlier) in undo.iter().rev() {
+            if let Some(options) = earlier {
+                cx.hub().subscribe(subscriber, filter, *options);
+                self.filters.insert(Text::from(&**filter.as_text()), *options);
+            } else {
+                cx.hub().unsubscribe(subscriber, filter);
+                self.filters.remove(filter.as_text());
+            }
+        }
+    }
+
     /// The connection is gone; its QoS 1 messages may have been answered or not.
     pub(super) fn inbound_is_unsure(&mut self) {
         self.inbound.values_mut().for_each(|inbound| inbound.unsure = true);

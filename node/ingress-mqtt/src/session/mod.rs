@@ -36,7 +36,7 @@ use eventmesh_edge_core::ports::hub::{
 use eventmesh_edge_core::ports::store::{SessionNo, StateChange};
 use eventmesh_edge_core::topic::TopicFilter;
 use records::Inbound;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -227,7 +227,7 @@ pub struct Session {
     pub(crate) subscriber: Option<SubscriberId>,
     pub(crate) link: Arc<Link>,
     /// What it subscribes to.
-    pub(crate) filters: HashSet<Text>,
+    pub(crate) filters: HashMap<Text, SubscribeOptions>,
     /// Publishes received whose packet identifier is not free: QoS 2 until PUBREL; QoS 1 of a persistent session until
     /// the PUBACK was written.
     pub(crate) inbound: HashMap<u16, Inbound>,
@@ -331,14 +331,18 @@ enum Answer {
     SubAck {
         pid: u16,
         codes: Vec<u8>,
-        fresh: Vec<TopicFilter>,
+        undo: Undo,
         retained: Vec<(TopicFilter, SubscribeOptions)>,
     },
     UnsubAck {
         pid: u16,
         codes: Vec<u8>,
+        undo: Undo,
     },
 }
+
+/// What was subscribed before a SUBSCRIBE or UNSUBSCRIBE that is not durable yet; `None`: nothing.
+type Undo = Vec<(TopicFilter, Option<SubscribeOptions>)>;
 
 /// What one read amounts to.
 #[derive(Default)]
@@ -619,6 +623,7 @@ impl Machine {
             submission.state = state;
         }
         self.lazy_due = None;
+        submission.origin = session.subscriber;
         session.next_token += 1;
         let token = session.next_token;
         session.outstanding.push_back(Outstanding { token, generation: self.generation, purpose });
@@ -690,7 +695,7 @@ impl Session {
             expiry_secs: 0,
             subscriber: None,
             link,
-            filters: HashSet::new(),
+            filters: HashMap::new(),
             inbound: HashMap::new(),
             counts_up: false,
             resends_due: false,

@@ -96,19 +96,32 @@ impl NodeHub {
     async fn conclude(&self, completed: Completed, round: &mut Round) {
         let settled = self.state().settle(completed);
         let Some(Completed { flight, result }) = settled else { return };
-        let Flight { work, planned, .. } = *flight;
+        let Flight { mut work, planned, .. } = *flight;
         let outcome = match result {
             Err(error) => Err(error),
             Ok(committed) => {
                 let accepted = accepted(&planned, &committed);
-                for (publication, planned) in work.submission.publications.into_iter().zip(planned) {
+                let publications = std::mem::take(&mut work.submission.publications);
+                for (publication, planned) in publications.into_iter().zip(planned) {
                     if !planned.matches.is_empty() || !planned.late.is_empty() {
                         let position = planned.position(&committed);
                         self.deliver(Arc::new(publication.event), position, planned, round).await;
                     }
                 }
+                if let Some(parts) = &mut work.parts
+                    && let Some(next) = parts.later.pop_front()
+                {
+                    parts.add(accepted);
+                    work.submission = next;
+                    work.shed_bytes = 0;
+                    return self.state().launch_part(work);
+                }
                 Ok(accepted)
             }
+        };
+        let outcome = match work.parts {
+            Some(parts) => parts.answer(outcome),
+            None => outcome,
         };
         (work.done)(outcome);
         round.spend(1).await;
@@ -242,5 +255,6 @@ fn accepted(planned: &[Planned], committed: &Committed) -> Accepted {
     Accepted {
         positions: planned.iter().map(|planned| planned.position(committed)).collect(),
         matched: planned.iter().map(Planned::matched).collect(),
+        cut: None,
     }
 }

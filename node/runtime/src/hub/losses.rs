@@ -1,8 +1,9 @@
-//! Messages that slow subscribers lost, gathered for the ledger (P2).
+//! What subscribers lost in the hub, gathered for the ledger (P2): messages for which a slow one had no room, and
+//! mailbox entries that no commit takes.
 //!
 //! A commit per lost message would make a slow subscriber the most expensive client there is. They are counted here at
 //! once and committed together, by the hub's housekeeping and at its stop. A kill loses the last second's count and
-//! nothing else: these messages were promised to nobody.
+//! nothing else.
 
 use eventmesh_edge_core::event::{Event, Position};
 use eventmesh_edge_core::ports::store::{Loss, LossReason};
@@ -10,45 +11,47 @@ use eventmesh_edge_core::ports::store::{Loss, LossReason};
 /// The sum since the last commit, and since the start.
 #[derive(Debug, Default)]
 pub(super) struct Losses {
-    pending: Option<Loss>,
-    total: u64,
+    /// At most one for each reason.
+    pending: Vec<Loss>,
+    slow: u64,
 }
 
 impl Losses {
     /// One more. `position`: where it is stored, if it is.
     pub(super) fn add(&mut self, event: &Event, position: Option<Position>) {
-        self.total += 1;
+        self.slow += 1;
+        self.count(LossReason::SlowSubscriber, 1, event, position);
+    }
+
+    /// So many mailboxes did not get the event.
+    pub(super) fn add_shed(&mut self, mailboxes: u64, event: &Event, position: Option<Position>) {
+        self.count(LossReason::SessionQueueFull, mailboxes, event, position);
+    }
+
+    fn count(&mut self, reason: LossReason, events: u64, event: &Event, position: Option<Position>) {
         let at = position.unwrap_or(Position::ZERO);
-        self.put_back(Loss {
-            consumer: None,
-            reason: LossReason::SlowSubscriber,
-            events: 1,
-            bytes: (event.payload.len() + event.topic.len()) as u64,
-            range: (at, at),
-        });
+        let bytes = events * (event.payload.len() + event.topic.len()) as u64;
+        self.put_back(Loss { consumer: None, reason, events, bytes, range: (at, at) });
     }
 
     /// What is to be committed now.
-    pub(super) fn take(&mut self) -> Option<Loss> {
-        self.pending.take()
+    pub(super) fn take(&mut self) -> Vec<Loss> {
+        std::mem::take(&mut self.pending)
     }
 
     /// The commit failed: with the next one.
     pub(super) fn put_back(&mut self, loss: Loss) {
-        self.pending = Some(match self.pending {
-            None => loss,
-            Some(sum) => Loss {
-                events: sum.events + loss.events,
-                bytes: sum.bytes + loss.bytes,
-                range: (first(sum.range.0, loss.range.0), sum.range.1.max(loss.range.1)),
-                ..sum
-            },
-        });
+        let Some(sum) = self.pending.iter_mut().find(|sum| sum.reason == loss.reason) else {
+            return self.pending.push(loss);
+        };
+        sum.events += loss.events;
+        sum.bytes += loss.bytes;
+        sum.range = (first(sum.range.0, loss.range.0), sum.range.1.max(loss.range.1));
     }
 
-    /// Since the start.
-    pub(super) fn total(&self) -> u64 {
-        self.total
+    /// Messages that slow subscribers lost since the start.
+    pub(super) fn slow(&self) -> u64 {
+        self.slow
     }
 }
 
@@ -79,11 +82,13 @@ mod tests {
         let mut losses = Losses::default();
         losses.put_back(loss(1, (0, 0)));
         losses.put_back(loss(1, (7, 7)));
-        let taken = losses.take().unwrap();
-        assert_eq!(taken, loss(2, (7, 7)));
+        let taken = losses.take();
+        assert_eq!(taken, [loss(2, (7, 7))]);
         losses.put_back(loss(3, (5, 9)));
-        losses.put_back(taken);
-        assert_eq!(losses.take(), Some(loss(5, (5, 9))));
-        assert_eq!(losses.take(), None);
+        taken.into_iter().for_each(|loss| losses.put_back(loss));
+        let shed = Loss { reason: LossReason::SessionQueueFull, ..loss(1, (2, 2)) };
+        losses.put_back(shed);
+        assert_eq!(losses.take(), [loss(5, (5, 9)), shed]);
+        assert_eq!(losses.take(), []);
     }
 }

@@ -19,6 +19,8 @@
 //!   that room returned; new submissions for that stream go behind it, other streams go on. What is parked is bounded by
 //!   [`HubOptions::parked_max`] and [`HubOptions::parked_max_bytes`]; beyond that a submission is answered with
 //!   [`CommitError::Full`] although it was willing to wait.
+//! - **Large fan-outs.** What is too large for one commit is stored in parts (see `parts`); each event with its mailbox
+//!   entries stays atomic.
 //! - **Persistent sessions** are offered what is in their mailbox directly after the commit while they keep up;
 //!   [`Handover`] says when they read it instead. A message that is in no mailbox (QoS 0) is offered while the session
 //!   is live, and otherwise counted as lost to a slow subscriber if it is connected at all. Whatever an outlet of a session
@@ -38,6 +40,7 @@ mod inbox;
 mod losses;
 mod mailbox;
 mod parking;
+mod parts;
 mod plan;
 mod state;
 mod subscribers;
@@ -262,9 +265,10 @@ impl NodeHub {
     /// One commit for all losses since the last one.
     fn commit_losses(&self) {
         let mut state = self.state();
-        let Some(loss) = state.losses.take() else { return };
-        let commit = Commit { losses: vec![loss], ..Commit::default() };
-        state.send_own(commit, Some(loss));
+        let losses = state.losses.take();
+        if !losses.is_empty() {
+            state.send_own(Commit { losses, ..Commit::default() });
+        }
     }
 
     fn delete_expired(&self) {
@@ -275,7 +279,7 @@ impl NodeHub {
             let delete =
                 |topic: Text| StateChange::Delete { table: Table::Retained, key: topic.into_bytes() };
             let commit = Commit { state: topics.into_iter().map(delete).collect(), ..Commit::default() };
-            state.send_own(commit, None);
+            state.send_own(commit);
         }
     }
 

@@ -12,7 +12,9 @@ use eventmesh_edge_core::ports::store::{
 use eventmesh_edge_core::route::Router;
 
 use super::parking::{Key, Trial};
+use super::parts;
 use bytes::Bytes;
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
@@ -22,6 +24,21 @@ pub(super) struct Work {
     pub(super) seq: u64,
     pub(super) submission: Submission,
     pub(super) done: Completion<Result<Accepted, CommitError>>,
+    /// Its submitter's next submissions wait for it.
+    pub(super) holds_line: bool,
+    /// Set if it is in parts; `submission` is then the part that is next.
+    pub(super) parts: Option<Box<Parts>>,
+    /// Bytes of mailbox entries to leave out, because the event alone with all of them fits no commit.
+    pub(super) shed_bytes: u64,
+}
+
+/// What surrounds one part of a submission.
+#[derive(Default)]
+pub(super) struct Parts {
+    /// Those that follow.
+    pub(super) later: VecDeque<Submission>,
+    /// What those before it got.
+    pub(super) stored: Accepted,
 }
 
 /// A submission that has been planned, and waits for its commit or only for its turn.
@@ -36,7 +53,7 @@ pub(super) struct Flight {
     /// It was parked before.
     pub(super) trial: Option<Trial>,
     /// It commits these losses.
-    pub(super) loss: Option<Loss>,
+    pub(super) losses: Vec<Loss>,
 }
 
 /// What was decided about one publication.
@@ -51,29 +68,57 @@ pub(super) struct Planned {
     /// Who subscribed while it was being committed, and is in no mailbox for it.
     pub(super) late: Vec<Match<SubscriberId>>,
     pub(super) retain: Option<Retain>,
+    /// Claims of mailboxes.
+    pub(super) claims: usize,
+    /// Mailboxes that were left out, see [`Work::shed_bytes`].
+    pub(super) shed: u64,
 }
+
+/// Claims of mailboxes in one commit, unless one event alone has more: what planning takes in memory (P5), and at some
+/// eight bytes each well within a journal segment.
+const CLAIMS_MAX: usize = 32_768;
 
 /// Beside payload and topic, for the limit of what may be parked.
 const EVENT_OVERHEAD_BYTES: usize = 256;
 
 impl Work {
+    pub(super) fn new(
+        seq: u64,
+        submission: Submission,
+        done: Completion<Result<Accepted, CommitError>>,
+    ) -> Work {
+        Work { seq, submission, done, holds_line: false, parts: None, shed_bytes: 0 }
+    }
+
     /// Whose order has to be kept. A submission comes from one connection.
-    pub(super) fn publisher(&self) -> Option<SubscriberId> {
-        self.submission.publications.first().and_then(|publication| publication.publisher)
+    pub(super) fn origin(&self) -> Option<SubscriberId> {
+        let first = || self.submission.publications.first().and_then(|publication| publication.publisher);
+        self.submission.origin.or_else(first)
+    }
+
+    /// Nothing follows.
+    pub(super) fn is_last_part(&self) -> bool {
+        self.parts.as_ref().is_none_or(|parts| parts.later.is_empty())
+    }
+
+    /// Its part and all that follow.
+    fn submissions(&self) -> impl Iterator<Item = &Submission> {
+        let later = self.parts.iter().flat_map(|parts| &parts.later);
+        std::iter::once(&self.submission).chain(later)
     }
 
     /// What it takes in memory.
     pub(super) fn bytes(&self) -> usize {
-        let events =
-            self.submission.publications.iter().map(|Publication { event, .. }| {
-                event.payload.len() + event.topic.len() + EVENT_OVERHEAD_BYTES
-            });
+        let publications = self.submissions().flat_map(|submission| &submission.publications);
+        let events = publications
+            .map(|Publication { event, .. }| event.payload.len() + event.topic.len() + EVENT_OVERHEAD_BYTES);
         events.sum::<usize>() + EVENT_OVERHEAD_BYTES
     }
 
     /// The keys that the ingress writes. Mailbox changes are not among them: they name entries that exist already.
-    pub(super) fn keys(&self) -> Vec<Key> {
-        let keys = self.submission.state.iter().filter_map(|change| match change {
+    pub(super) fn keys(&self) -> impl Iterator<Item = Key> {
+        let state = self.submissions().flat_map(|submission| &submission.state);
+        state.filter_map(|change| match change {
             StateChange::Put { table, key, .. } | StateChange::Delete { table, key } => {
                 Some((*table, key.clone()))
             }
@@ -81,8 +126,7 @@ impl Work {
             | StateChange::MailboxUpdate { .. }
             | StateChange::MailboxClear { .. }
             | StateChange::LedgerForget { .. } => None,
-        });
-        keys.collect()
+        })
     }
 
     /// The streams that take its publications.
@@ -94,7 +138,7 @@ impl Work {
 impl Flight {
     /// One whose outcome is known without the store.
     pub(super) fn direct(work: Work, planned: Vec<Planned>) -> Box<Flight> {
-        Box::new(Flight { work, planned, at_store: false, rooms: 0, trial: None, loss: None })
+        Box::new(Flight { work, planned, at_store: false, rooms: 0, trial: None, losses: Vec::new() })
     }
 }
 
@@ -120,30 +164,50 @@ fn stream_of(router: &Router, event: &Event) -> Option<StreamId> {
 }
 
 impl State {
-    /// Plans a submission. The commit is empty if nothing of it has to be durable.
-    pub(super) fn plan(&mut self, work: &Work) -> Result<(Commit, Vec<Planned>), CommitError> {
+    /// Plans a submission, or as much of it as one commit takes: the rest becomes a later part. The commit is empty if
+    /// nothing of it has to be durable.
+    pub(super) fn plan(&mut self, work: &mut Work) -> Result<(Commit, Vec<Planned>), CommitError> {
         let Submission { publications, state, .. } = &work.submission;
         let named = named_events(state, publications.len())?;
-        let mut commit = Commit { state: Vec::with_capacity(state.len()), ..Commit::default() };
+        let mut commit = Commit::default();
         let mut planned = Vec::with_capacity(publications.len());
+        let mut claims = 0;
         for (index, publication) in publications.iter().enumerate() {
             let named = named.get(index).copied().unwrap_or(false);
-            planned.push(self.plan_publication(publication, named, &mut commit));
+            planned.push(self.plan_publication(publication, named, work.shed_bytes, &mut commit));
+            claims += planned.last().map_or(0, |planned: &Planned| planned.claims);
+            let next = index + 1;
+            if claims >= CLAIMS_MAX && next < publications.len() && parts::can_split(&work.submission, next) {
+                parts::split(work, next);
+                break;
+            }
         }
         let retained = std::mem::take(&mut commit.state);
-        commit.state.extend(state.iter().map(|change| renumber(change, &planned)));
+        commit.state = work.submission.state.iter().map(|change| renumber(change, &planned)).collect();
         commit.state.extend(retained);
         Ok((commit, planned))
     }
 
-    fn plan_publication(&mut self, publication: &Publication, named: bool, commit: &mut Commit) -> Planned {
+    fn plan_publication(
+        &mut self,
+        publication: &Publication,
+        named: bool,
+        shed_bytes: u64,
+        commit: &mut Commit,
+    ) -> Planned {
         let Publication { event, publisher } = publication;
         let stream = stream_of(&self.router, event);
         let subscribers = &self.subscribers;
         let ready = |id| subscribers.get(id).is_some_and(super::subscribers::Subscriber::is_ready);
         let mut matches = Vec::new();
         self.index.matches(&event.topic, *publisher, ready, &mut matches);
-        let mailboxes = mailboxes(subscribers, event, &matches);
+        let mut mailboxes = mailboxes(subscribers, event, &matches);
+        let shed = parts::shed(&mut mailboxes, shed_bytes);
+        if !shed.is_empty() {
+            let session = |m: &Match<_>| subscribers.get(m.subscriber).and_then(|s| s.session);
+            matches.retain(|m| session(m).is_none_or(|session| !shed.contains(&session)));
+        }
+        let claims = mailboxes.len();
         let retain = event.retain.then(|| self.retained.admit(event));
         let durable = stream.is_some() || !mailboxes.is_empty() || named || retain == Some(Retain::Put);
         let index = durable.then(|| {
@@ -151,7 +215,8 @@ impl State {
             commit.events.len() - 1
         });
         commit.state.extend(retain.map(|retain| retained_change(event, retain, index)));
-        Planned { event: index, routed: stream.is_some(), matches, late: Vec::new(), retain }
+        let (routed, shed) = (stream.is_some(), shed.len() as u64);
+        Planned { event: index, routed, matches, late: Vec::new(), retain, claims, shed }
     }
 }
 
@@ -211,7 +276,7 @@ fn named_events(state: &[StateChange], publications: usize) -> Result<Vec<bool>,
     Ok(named)
 }
 
-fn named_event(change: &StateChange) -> Option<usize> {
+pub(super) fn named_event(change: &StateChange) -> Option<usize> {
     match change {
         StateChange::Put {
             value: StateValue::Position { event, .. } | StateValue::Record { event }, ..

@@ -6,16 +6,17 @@
 
 use super::inbox::{Completed, FoundNothing, Inbox};
 use super::losses::Losses;
-use super::parking::{Ahead, Limits, Parked, Parking, Trial};
+use super::parking::{Ahead, Key, Limits, Parked, Parking, Trial};
+use super::parts;
 use super::plan::{Flight, Planned, Work};
 use super::subscribers::Subscribers;
 use super::{HubOptions, HubStats};
 use eventmesh_edge_core::namespace::{Match, Retained, Subscriptions};
 use eventmesh_edge_core::ports::Completion;
 use eventmesh_edge_core::ports::hub::{Accepted, Publication, Submission, SubscriberId};
-use eventmesh_edge_core::ports::store::{Commit, CommitError, Committed, Loss, Store, StreamId};
+use eventmesh_edge_core::ports::store::{Commit, CommitError, Committed, Store, StreamId};
 use eventmesh_edge_core::route::Router;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 pub(super) struct State {
@@ -27,13 +28,35 @@ pub(super) struct State {
     pub(super) retained: Retained,
     pub(super) losses: Losses,
     parking: Parking<Work>,
-    /// Publishers with a submission at the store or parked, and what they submitted since.
-    outstanding: HashMap<SubscriberId, VecDeque<Work>>,
+    /// Submitters with a submission at the store or parked.
+    outstanding: HashMap<SubscriberId, Line>,
     next_seq: u64,
     /// [`State::next_seq`] when a subscription was last added.
     subscribed_seq: u64,
     at_store: usize,
     closed: bool,
+}
+
+/// What one submitter has under way.
+#[derive(Default)]
+struct Line {
+    /// What the submission at the store, or parked, writes.
+    keys: Vec<Key>,
+    /// What was submitted since and has to wait for it.
+    waiting: VecDeque<Work>,
+}
+
+impl Line {
+    /// Publications always wait. State alone does only where it would overtake an earlier write of the same key: the
+    /// answers to deliveries do not wait for a stream that is full.
+    fn holds_up(&self, work: &Work) -> bool {
+        if !work.submission.publications.is_empty() {
+            return true;
+        }
+        let waiting = self.waiting.iter().flat_map(Work::keys);
+        let earlier: HashSet<Key> = self.keys.iter().cloned().chain(waiting).collect();
+        !earlier.is_empty() && work.keys().any(|key| earlier.contains(&key))
+    }
 }
 
 impl State {
@@ -82,27 +105,32 @@ impl State {
     /// Takes a submission: to the store, to the inbox if nothing of it has to be durable, or behind what is before it.
     pub(super) fn submit(&mut self, submission: Submission, done: Completion<Result<Accepted, CommitError>>) {
         self.next_seq += 1;
-        let work = Work { seq: self.next_seq, submission, done };
-        let publisher = work.publisher();
-        if let Some(publisher) = publisher
-            && let Some(waiting) = self.outstanding.get_mut(&publisher)
+        let mut work = Work::new(self.next_seq, submission, done);
+        let origin = work.origin();
+        if let Some(line) = origin.and_then(|origin| self.outstanding.get_mut(&origin))
+            && line.holds_up(&work)
         {
-            waiting.push_back(work);
-        } else if self.launch(work, None)
-            && let Some(publisher) = publisher
+            return line.waiting.push_back(work);
+        }
+        // A line is held by publications: they may be refused and have to wait, state alone is not.
+        let origin = origin.filter(|_| !work.submission.publications.is_empty());
+        work.holds_line = origin.is_some();
+        let keys = if work.holds_line { work.keys().collect() } else { Vec::new() };
+        if self.launch(work, None)
+            && let Some(origin) = origin
         {
-            self.outstanding.insert(publisher, VecDeque::new());
+            self.outstanding.insert(origin, Line { keys, waiting: VecDeque::new() });
         }
     }
 
     /// True if it is now at the store or parked: what the same publisher submits next has to wait.
-    fn launch(&mut self, work: Work, trial: Option<Trial>) -> bool {
+    fn launch(&mut self, mut work: Work, trial: Option<Trial>) -> bool {
         if trial.is_none()
             && let Some(ahead) = self.ahead(&work)
         {
             return self.line_up(work, ahead);
         }
-        match self.plan(&work) {
+        match self.plan(&mut work) {
             Err(error) => self.resolve(work, trial, Vec::new(), Err(error)),
             Ok((commit, planned)) if commit.is_empty() => {
                 let nothing = Committed { positions: Vec::new() };
@@ -115,19 +143,18 @@ impl State {
     fn send(&mut self, work: Work, trial: Option<Trial>, planned: Vec<Planned>, commit: Commit) -> bool {
         self.at_store += 1;
         let rooms = self.inbox.rooms();
-        let flight = Box::new(Flight { work, planned, at_store: true, rooms, trial, loss: None });
+        let flight = Box::new(Flight { work, planned, at_store: true, rooms, trial, losses: Vec::new() });
         let inbox = self.inbox.clone();
         self.store.submit(commit, Box::new(move |result| inbox.push(Completed { flight, result })));
         true
     }
 
     /// A commit of the hub's own: nobody waits for it, and it is not repeated when it is refused.
-    pub(super) fn send_own(&mut self, commit: Commit, loss: Option<Loss>) {
+    pub(super) fn send_own(&mut self, commit: Commit) {
         self.next_seq += 1;
         let submission = Submission { refuse_when_full: true, ..Submission::default() };
-        let work = Work { seq: self.next_seq, submission, done: Box::new(drop) };
-        let mut flight = Flight::direct(work, Vec::new());
-        (flight.at_store, flight.loss) = (true, loss);
+        let mut flight = Flight::direct(Work::new(self.next_seq, submission, Box::new(drop)), Vec::new());
+        (flight.at_store, flight.losses) = (true, commit.losses.clone());
         self.at_store += 1;
         let inbox = self.inbox.clone();
         self.store.submit(commit, Box::new(move |result| inbox.push(Completed { flight, result })));
@@ -136,24 +163,26 @@ impl State {
     /// The outcome is known already; the hub's task passes it on.
     fn resolve(
         &mut self,
-        work: Work,
+        mut work: Work,
         trial: Option<Trial>,
         planned: Vec<Planned>,
         result: Result<Committed, CommitError>,
     ) -> bool {
-        let was_on_trial = trial.is_some();
+        // One that was parked, or goes on after a part, has a line already, which goes on when it is settled.
+        let has_line = trial.is_some() || work.parts.is_some();
+        work.holds_line &= has_line;
         let mut flight = Flight::direct(work, planned);
         flight.trial = trial;
         self.inbox.push(Completed { flight, result });
-        // One that was parked has an entry among the outstanding, which goes when it is settled.
-        was_on_trial
+        has_line
     }
 
     fn ahead(&self, work: &Work) -> Option<Ahead> {
         if self.parking.is_idle() {
             return None;
         }
-        self.parking.ahead(work.streams(&self.router), work.keys().iter())
+        let keys: Vec<Key> = work.keys().collect();
+        self.parking.ahead(work.streams(&self.router), keys.iter())
     }
 
     /// Its stream is known to be full.
@@ -172,7 +201,7 @@ impl State {
         if self.closed {
             return Err(work);
         }
-        let (seq, bytes, keys) = (work.seq, work.bytes(), work.keys());
+        let (seq, bytes, keys) = (work.seq, work.bytes(), work.keys().collect());
         let parked = Parked { seq, item: work, bytes, keys, follows };
         self.parking.park(stream, error, parked).map_err(|parked| parked.item)
     }
@@ -183,8 +212,8 @@ impl State {
         let Completed { mut flight, result } = completed;
         self.at_store -= usize::from(flight.at_store);
         self.settle_retained(&flight, result.is_ok());
-        if let (Some(loss), Err(_)) = (flight.loss, &result) {
-            self.losses.put_back(loss);
+        if result.is_err() {
+            flight.losses.drain(..).for_each(|loss| self.losses.put_back(loss));
         }
         let refusal = match &result {
             Err(error @ CommitError::Full { stream, .. }) if flight.at_store => {
@@ -199,7 +228,8 @@ impl State {
             && !flight.work.submission.refuse_when_full
         {
             let rooms = flight.rooms;
-            let follows = self.parking.ahead(std::iter::empty(), flight.work.keys().iter()).is_some();
+            let keys: Vec<Key> = flight.work.keys().collect();
+            let follows = self.parking.ahead(std::iter::empty(), keys.iter()).is_some();
             match self.park(flight.work, stream, error, follows) {
                 Ok(()) => {
                     if rooms != self.inbox.rooms() {
@@ -210,11 +240,41 @@ impl State {
                 Err(work) => flight.work = work,
             }
         }
-        if result.is_ok() {
-            self.match_late(&mut flight);
+        match &result {
+            Ok(committed) => {
+                self.match_late(&mut flight);
+                self.count_shed(&flight, committed);
+            }
+            Err(error) if flight.at_store => {
+                let claims = flight.planned.iter().map(|planned| planned.claims).sum();
+                if parts::reduce(&mut flight.work, error, claims) {
+                    self.launch_part(flight.work);
+                    return None;
+                }
+            }
+            Err(_) => {}
         }
-        self.release(&flight);
+        if result.is_err() || flight.work.is_last_part() {
+            self.release(&flight.work);
+        }
         Some(Completed { flight, result })
+    }
+
+    /// A part of a submission whose line is open.
+    pub(super) fn launch_part(&mut self, work: Work) {
+        if self.closed {
+            self.resolve(work, None, Vec::new(), Err(CommitError::Closed));
+        } else {
+            self.launch(work, None);
+        }
+    }
+
+    fn count_shed(&mut self, flight: &Flight, committed: &Committed) {
+        for (publication, planned) in flight.work.submission.publications.iter().zip(&flight.planned) {
+            if planned.shed > 0 {
+                self.losses.add_shed(planned.shed, &publication.event, planned.position(committed));
+            }
+        }
     }
 
     fn settle_retained(&mut self, flight: &Flight, durable: bool) {
@@ -244,15 +304,14 @@ impl State {
     }
 
     /// The publisher's next submissions, up to one that has to wait itself.
-    fn release(&mut self, flight: &Flight) {
-        let Some(publisher) = flight.work.publisher() else { return };
-        if !flight.at_store && flight.trial.is_none() {
-            return;
-        }
-        while let Some(waiting) = self.outstanding.get_mut(&publisher) {
-            match waiting.pop_front() {
-                None => drop(self.outstanding.remove(&publisher)),
-                Some(work) => {
+    fn release(&mut self, work: &Work) {
+        let Some(origin) = work.origin().filter(|_| work.holds_line) else { return };
+        while let Some(line) = self.outstanding.get_mut(&origin) {
+            match line.waiting.pop_front() {
+                None => drop(self.outstanding.remove(&origin)),
+                Some(mut work) => {
+                    line.keys = work.keys().collect();
+                    work.holds_line = true;
                     if self.launch(work, None) {
                         return;
                     }
@@ -276,7 +335,7 @@ impl State {
     pub(super) fn close(&mut self) {
         self.closed = true;
         let mut unheard = self.parking.drain();
-        unheard.extend(self.outstanding.values_mut().flat_map(std::mem::take));
+        unheard.extend(self.outstanding.values_mut().flat_map(|line| std::mem::take(&mut line.waiting)));
         unheard.sort_by_key(|work| work.seq);
         for work in unheard {
             self.inbox.push(Completed {
@@ -311,9 +370,9 @@ impl State {
             committing: self.at_store,
             parked,
             parked_bytes,
-            behind: self.outstanding.values().map(VecDeque::len).sum(),
+            behind: self.outstanding.values().map(|line| line.waiting.len()).sum(),
             retained: self.retained.stats(),
-            slow_subscriber_losses: self.losses.total(),
+            slow_subscriber_losses: self.losses.slow(),
             repeated: 0,
         }
     }

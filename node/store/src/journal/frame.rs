@@ -135,9 +135,19 @@ fn event_bound(new: &NewEvent) -> usize {
         let correlation = p.correlation_data.as_ref().map_or(0, bytes::Bytes::len);
         user + text(&p.content_type) + text(&p.response_topic) + correlation + 40
     });
-    let mailboxes: usize = new.mailboxes.iter().map(|m| m.options.len() + 20).sum();
+    let mailboxes: usize = new.mailboxes.iter().map(claim_bytes).sum();
     let id = event.id.as_ref().map_or(0, |id| id.len());
     event.payload.len() + event.topic.len() + event.source.len() + id + properties + mailboxes + 100
+}
+
+/// Exact: a message for a hundred thousand sessions has a hundred thousand of them.
+fn claim_bytes(claim: &MailboxEntry) -> usize {
+    let options = claim.options.len();
+    varint_len(claim.session.0) + varint_len(options as u64) + options
+}
+
+fn varint_len(value: u64) -> usize {
+    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
 }
 
 fn change_bound(change: &StateChange) -> usize {

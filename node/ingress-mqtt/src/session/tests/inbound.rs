@@ -487,3 +487,59 @@ fn an_auth_packet_is_out_of_place() {
     peer.send(&[0xF0, 0]);
     assert_eq!(peer.received(), [Sent::Disconnect(0x82)]);
 }
+
+/// What the client does not know to be durable is as before: subscribed where it was, with the options it had.
+#[test]
+fn a_failed_commit_leaves_subscriptions_as_they_were() {
+    let node = Node::new();
+    let mut peer = node.connect(&kept(V5, "c"));
+    peer.subscribe("stays", 1);
+    peer.subscribe("changes", 2);
+    node.hub.fail_next(full());
+    let read = [
+        wire::unsubscribe(V5, 1, &["stays", "never"]),
+        wire::subscribe(V5, 2, &[("changes", 0), ("new", 1)]),
+        wire::unsubscribe(V5, 3, &["new"]),
+        wire::subscribe(V5, 4, &[("stays", 0)]),
+    ];
+    peer.send(&read.concat());
+    assert!(peer.closed.is_some() && peer.received().iter().all(|sent| matches!(sent, Sent::Disconnect(_))));
+    let mut peer = node.connect(&kept(V5, "c"));
+    let mut other = node.connect(&clean(V5, "other"));
+    for topic in ["stays", "changes", "new"] {
+        other.publish(topic, 2, 7, topic);
+        other.send(&wire::ack(0x62, 7));
+    }
+    let got: Vec<(String, u8)> = peer
+        .received()
+        .into_iter()
+        .filter_map(|sent| match sent {
+            Sent::Publish { topic, qos, .. } => Some((topic, qos)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(got, [("stays".to_owned(), 1), ("changes".to_owned(), 2)]);
+    assert_eq!(node.hub.rows(Table::Subscription).len(), 2);
+}
+
+/// A batch that was stored in part is answered in part: a QoS 2 message that is stored is known when it comes again.
+#[test]
+fn what_was_stored_of_a_batch_is_answered_although_the_rest_failed() {
+    let node = Node::new();
+    let mut peer = node.connect(&kept(V5, "c"));
+    node.hub.cut_next(2);
+    let read = [
+        wire::publish(V5, "a", 2, 1, false, "1"),
+        wire::publish(V5, "a", 1, 2, false, "2"),
+        wire::publish(V5, "a", 2, 3, false, "3"),
+        wire::subscribe(V5, 4, &[("x", 1)]),
+    ];
+    peer.send(&read.concat());
+    assert_eq!(peer.received(), [Sent::PubRec(1, 0x10), Sent::PubAck(2, 0x10), Sent::Disconnect(0x97)]);
+    assert_eq!(node.hub.subscription_count(), 0);
+    let mut peer = node.connect(&kept(V5, "c"));
+    peer.resend("a", 2, 1, "1");
+    peer.resend("a", 2, 3, "3");
+    assert_eq!(peer.received(), [Sent::PubRec(1, 0), Sent::PubRec(3, 0x10)]);
+    assert_eq!(node.hub.payloads(), ["1", "2", "3"], "each once");
+}

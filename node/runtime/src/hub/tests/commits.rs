@@ -56,7 +56,8 @@ async fn what_needs_nothing_durable_does_not_go_to_the_store() {
     bench.publish("local/x", "x");
     assert_eq!((bench.store.pending(), bench.answered().len()), (0, 0), "answered by the hub's task alone");
     bench.turn().await;
-    assert_eq!(bench.answer("x").unwrap(), Accepted { positions: vec![None], matched: vec![1] });
+    let accepted = bench.answer("x").unwrap();
+    assert_eq!((accepted.positions, accepted.matched), (vec![None], vec![1]));
     assert_eq!(connection.texts(), ["x"]);
 }
 
@@ -191,4 +192,26 @@ async fn losses_whose_commit_failed_go_with_the_next_one() {
         bench.turn().await;
     }
     assert_eq!(bench.store.ledger().iter().map(|line| line.events).sum::<u64>(), 1);
+}
+
+/// A part that fails leaves what was stored before it stored, and the answer says so.
+#[tokio::test(start_paused = true)]
+async fn a_submission_in_parts_tells_how_far_it_came() {
+    let mut bench = Bench::faulty(Script::none().submit(1, Fault::Io));
+    for number in 1..=4_096 {
+        bench.session(number, "a/#");
+    }
+    let connection = Connection::new(99);
+    let publisher = bench.subscriber(&connection, "a/#");
+    let names: Vec<String> = (0..12).map(|n| n.to_string()).collect();
+    bench.submit("large", from(Some(publisher), names.iter().map(|name| event("a/1", name))));
+    bench.submit("next", from(Some(publisher), [event("a/1", "next")]));
+    bench.turn().await;
+    let large = bench.answer("large").unwrap();
+    assert_eq!(large.positions.len(), 8, "so many were planned into the first part");
+    assert!(large.cut.is_some_and(|error| matches!(error, CommitError::Io(_))));
+    assert!(bench.answer("next").is_ok());
+    assert_eq!(connection.texts(), ["0", "1", "2", "3", "4", "5", "6", "7", "next"]);
+    assert_eq!(bench.hub.state().outstanding(), 0);
+    assert_eq!(bench.hub.stats().committing, 0);
 }

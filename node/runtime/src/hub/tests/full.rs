@@ -198,3 +198,61 @@ async fn many_that_wait_cost_one_refusal_for_each_piece_of_news() {
     bench.commit(2).await;
     assert_eq!((bench.hub.stats().parked, bench.store.pending()), (50, 0), "they did not");
 }
+
+fn put(value: &'static str) -> StateChange {
+    let (key, value) =
+        (Bytes::from_static(b"client"), StateValue::Bytes(Bytes::from_static(value.as_bytes())));
+    StateChange::Put { table: Table::Session, key, value }
+}
+
+/// State alone overtakes nothing that the same client submitted before and that writes the same key: not what waits
+/// behind a parked submission, and not what is at the store and will be refused there.
+#[tokio::test(start_paused = true)]
+async fn state_alone_does_not_overtake_what_waits_in_the_hub() {
+    for behind in [false, true] {
+        let mut bench = Bench::new();
+        let publisher = bench.subscriber(&Connection::new(99), "nowhere");
+        fill(&mut bench).await;
+        if behind {
+            bench.submit("parked", from(Some(publisher), [event("t/1", "x")]));
+        }
+        bench.submit(
+            "first",
+            Submission { state: vec![put("first")], ..from(Some(publisher), [event("t/1", "y")]) },
+        );
+        let origin = Some(publisher);
+        bench.submit("second", Submission { state: vec![put("second")], origin, ..Submission::default() });
+        let other = StateChange::Delete { table: Table::Session, key: Bytes::from_static(b"other") };
+        bench.submit("other", Submission { state: vec![other], origin, ..Submission::default() });
+        bench.turn().await;
+        assert_eq!(bench.answered().last().unwrap(), "other", "another key is not held up");
+        drain(&mut bench).await;
+        assert_eq!(
+            bench.store.get(Table::Session, b"client").unwrap().unwrap(),
+            "second",
+            "behind: {behind}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn state_alone_does_not_overtake_what_the_store_is_about_to_refuse() {
+    let mut bench = Bench::manual();
+    let publisher = bench.subscriber(&Connection::new(99), "nowhere");
+    let large = "x".repeat(1500);
+    bench.submit("fits", from(None, [event("t/1", &large)]));
+    bench.commit(1).await;
+    bench.submit(
+        "first",
+        Submission { state: vec![put("first")], ..from(Some(publisher), [event("t/1", &large)]) },
+    );
+    let origin = Some(publisher);
+    bench.submit("second", Submission { state: vec![put("second")], origin, ..Submission::default() });
+    bench.commit(1).await;
+    assert_eq!(bench.hub.stats().parked, 1);
+    drain(&mut bench).await;
+    bench.store.complete_next(usize::MAX);
+    bench.turn().await;
+    assert!(bench.answer("first").is_ok() && bench.answer("second").is_ok());
+    assert_eq!(bench.store.get(Table::Session, b"client").unwrap().unwrap(), "second");
+}

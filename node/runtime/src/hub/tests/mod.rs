@@ -117,7 +117,7 @@ fn filter(text: &str) -> TopicFilter {
     TopicFilter::parse(text.to_owned()).unwrap()
 }
 
-fn event(topic: &str, payload: &str) -> Event {
+pub(super) fn event(topic: &str, payload: &str) -> Event {
     Event {
         via: Via::Mqtt5,
         qos: Qos::AtLeastOnce,
@@ -133,7 +133,7 @@ fn event(topic: &str, payload: &str) -> Event {
     }
 }
 
-fn from(publisher: Option<SubscriberId>, events: impl IntoIterator<Item = Event>) -> Submission {
+pub(super) fn from(publisher: Option<SubscriberId>, events: impl IntoIterator<Item = Event>) -> Submission {
     let publications = events.into_iter().map(|event| Publication { event, publisher }).collect();
     Submission { publications, ..Submission::default() }
 }
