@@ -106,7 +106,7 @@ pub(crate) fn root(file: &mut Section<'_, '_>) -> Raw {
         raw.section = index;
     }
     Raw {
-        session: file.table("session", session),
+        session: file.table("session", |s| session(s, &node)),
         telemetry,
         telemetry_uplinks,
         listeners,
@@ -142,7 +142,25 @@ fn admin(s: &mut Section<'_, '_>, node: &Node) -> Admin {
 /// Name of the admin socket within the data directory.
 pub const ADMIN_SOCKET: &str = "admin.sock";
 
-fn session(s: &mut Section<'_, '_>) -> Session {
+/// A message for every session there may be is one record of the journal. Its segment is a 32nd of `disk_max` where that
+/// is short, one half of it is for the message, and 16 bytes of the other for each session.
+const DISK_PER_SESSION: u64 = 2 * 32 * 16;
+
+/// `sessions_max`: the default is lower on a small disk.
+fn sessions_max(s: &mut Section<'_, '_>, disk_max: ByteSize) -> u32 {
+    let fitting = u32::try_from(disk_max.bytes() / DISK_PER_SESSION).unwrap_or(u32::MAX);
+    let stated = s.bounded("sessions_max", 100_000, 0..=10_000_000);
+    if stated > fitting && s.is_stated("sessions_max") {
+        let needed = ByteSize::from_bytes(u64::from(stated) * DISK_PER_SESSION);
+        s.problem(
+            "sessions_max",
+            format!("needs node.disk_max = \"{needed}\" or more, it is \"{disk_max}\""),
+        );
+    }
+    stated.min(fitting)
+}
+
+fn session(s: &mut Section<'_, '_>, node: &Node) -> Session {
     Session {
         mailbox_max_bytes: s.bounded(
             "mailbox_max_bytes",
@@ -151,7 +169,7 @@ fn session(s: &mut Section<'_, '_>) -> Session {
         ),
         mailbox_max_events: s.bounded("mailbox_max_events", 1_000, 1..=10_000_000),
         expiry_max: s.bounded("expiry_max", 7 * DAY, Duration::ZERO..=3_650 * DAY),
-        sessions_max: s.bounded("sessions_max", 100_000, 0..=10_000_000),
+        sessions_max: sessions_max(s, node.disk_max),
         retained_max_bytes: s.bounded(
             "retained_max_bytes",
             ByteSize::from_mib(8),

@@ -210,6 +210,17 @@ fn the_largest_payload_must_fit_a_segment() {
 }
 
 #[test]
+fn a_message_for_all_sessions_must_fit_a_segment() {
+    let small = "[node]\ndisk_max = \"64 MiB\"\n[[listener]]\nmax_payload = \"256 KiB\"\n";
+    assert_eq!(parse(small).unwrap().session.sessions_max, 65_536);
+    assert_eq!(parse("").unwrap().session.sessions_max, 100_000);
+    assert_eq!(
+        lines(&format!("{small}[session]\nsessions_max = 65537\n")),
+        [r#"node.toml:6: session.sessions_max: needs node.disk_max = "65537 KiB" or more, it is "64 MiB""#]
+    );
+}
+
+#[test]
 fn passwords_need_what_they_need() {
     assert_eq!(
         lines(

@@ -1,5 +1,7 @@
 //! One read of a socket, one message even, for more persistent sessions than a commit of the real store has room for.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
+
 use bytes::Bytes;
 use eventmesh_edge_contract::suite::support::{spec_of, stream};
 use eventmesh_edge_core::Text;

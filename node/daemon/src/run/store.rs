@@ -37,12 +37,16 @@ pub(super) fn open(config: &Config, clock: &Arc<dyn Clock>) -> Result<Store, Ope
     })
 }
 
-/// A commit is at most one segment: twice the largest payload has room for what is committed with it.
+/// A commit is at most one segment: one half for the largest payload, one for the claims of every session on it.
 fn segment_bytes(config: &Config) -> u32 {
     let largest =
         config.listeners.iter().map(|listener| listener.max_payload.bytes()).max().unwrap_or_default();
+    let largest = largest.max(u64::from(config.session.sessions_max) * CLAIM_BYTES);
     u32::try_from(largest.saturating_mul(2).next_power_of_two()).unwrap_or(u32::MAX)
 }
+
+/// One session's claim on an event, with some Subscription Identifiers.
+const CLAIM_BYTES: u64 = 16;
 
 fn report(opened: &Opened) {
     info!(
