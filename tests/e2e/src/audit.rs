@@ -29,6 +29,12 @@ impl Received {
         self.attributes.iter().find(|(n, _)| n == name).map_or("", |(_, v)| v)
     }
 
+    /// Whether a node says it about itself (docs/node-events.md).
+    #[must_use]
+    pub fn is_about_a_node(&self) -> bool {
+        self.attribute("source").starts_with("edge://")
+    }
+
     /// `source` and `id`: what makes two events the same one.
     #[must_use]
     pub fn identity(&self) -> (String, String) {
@@ -39,6 +45,7 @@ impl Received {
 /// The subscriber; ends when dropped.
 pub struct Auditor {
     seen: Arc<Mutex<Vec<Received>>>,
+    of_nodes: Arc<Mutex<Vec<Received>>>,
     ended: Arc<Mutex<Option<String>>>,
     task: JoinHandle<()>,
 }
@@ -61,13 +68,16 @@ impl Auditor {
         }
         let seen = Arc::new(Mutex::new(Vec::new()));
         let ended = Arc::new(Mutex::new(None));
-        let (book, end) = (Arc::clone(&seen), Arc::clone(&ended));
+        let of_nodes = Arc::new(Mutex::new(Vec::new()));
+        let (book, nodes, end) = (Arc::clone(&seen), Arc::clone(&of_nodes), Arc::clone(&ended));
         let task = tokio::spawn(async move {
             let _keep = client;
             loop {
                 match events.poll().await {
                     Ok(Event::Incoming(Packet::Publish(publish))) => {
-                        book.lock().unwrap_or_else(PoisonError::into_inner).push(received(publish));
+                        let received = received(publish);
+                        let book = if received.is_about_a_node() { &nodes } else { &book };
+                        book.lock().unwrap_or_else(PoisonError::into_inner).push(received);
                     }
                     Ok(_) => {}
                     // A hub that drops its subscriber keeps nothing for it: what follows is lost to the audit, not to us.
@@ -78,7 +88,7 @@ impl Auditor {
                 }
             }
         });
-        Ok(Auditor { seen, ended, task })
+        Ok(Auditor { seen, of_nodes, ended, task })
     }
 
     /// Whether it still listens; if not, why.
@@ -88,7 +98,12 @@ impl Auditor {
         ended.as_ref().map_or_else(|| "listens".to_owned(), |why| format!("lost its connection: {why}"))
     }
 
-    /// What came so far, in order.
+    /// What nodes said about themselves so far, in order.
+    pub fn of_nodes(&self) -> MutexGuard<'_, Vec<Received>> {
+        self.of_nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What came so far of devices, in order.
     pub fn seen(&self) -> MutexGuard<'_, Vec<Received>> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }

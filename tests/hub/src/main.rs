@@ -28,7 +28,7 @@ struct Args {
     /// Appends one line per event to a file: source id sequence edgeseq topic
     #[arg(long)]
     log: Option<PathBuf>,
-    /// Ends after so many events
+    /// Ends after so many events; the nodes' own (docs/node-events.md) do not count
     #[arg(long)]
     count: Option<u64>,
 }
@@ -73,7 +73,7 @@ fn run(args: &Args) -> Result<(), Failure> {
                 log.as_mut().map(Write::flush).transpose()?;
             }
             Some(message) => {
-                left -= 1;
+                left -= u64::from(!message.is_about_a_node());
                 show(args, &message, &mut out)?;
                 log.as_mut().map(|log| writeln!(log, "{}", message.audit_line())).transpose()?;
             }

@@ -44,6 +44,12 @@ impl Message {
         self.attributes.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
 
+    /// Whether a node says it about itself: birth, heartbeat, losses (docs/node-events.md).
+    #[must_use]
+    pub fn is_about_a_node(&self) -> bool {
+        self.get("source").is_some_and(|source| source.starts_with("edge://"))
+    }
+
     /// `source id sequence edgeseq topic`, `-` for what is not there: a line of the audit log. Only the topic, at the end, can have spaces in it.
     #[must_use]
     pub fn audit_line(&self) -> String {

@@ -53,6 +53,13 @@ async fn show(mut lines: Lines<BufReader<ChildStdout>>, balance: Arc<Balance>) {
     while let Ok(Some(line)) = lines.next_line().await {
         let Ok(event) = serde_json::from_str::<serde_json::Value>(&line) else { continue };
         let text = |name: &str| event.get(name).and_then(serde_json::Value::as_str).unwrap_or("-").to_owned();
+        if text("source").starts_with("edge://") {
+            // The node's own events: what its state is, not every heartbeat; and no part of the balance.
+            if text("topic").ends_with("/state") {
+                println!("   upstream: {:<28} the node says: {}", text("topic"), text("type"));
+            }
+            continue;
+        }
         println!(
             "   upstream: {:<28} id={:<22} source={} seq={} {}",
             text("topic"),
