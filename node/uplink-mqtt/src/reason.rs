@@ -7,17 +7,32 @@ use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, Disconnect, PubAckReason, Su
 const WORDS_MAX: usize = 200;
 
 /// What a PUBACK says: `None` the event is taken over, else whether to try again, and why (MQTT 5.0 section 3.4.2.1).
+///
+/// `Reject` gives the event up for good, so it is for what no change of the server can mend. Whatever an administrator up
+/// there or a correct `topic` here would mend is `Retry`: one wrong line in an access list must not empty the backlog of a
+/// week. Retries wait longer and longer, up to `retry_max`; `status` shows the last refusal. While the server takes nothing
+/// at all, nothing is ever given up for it; if it refuses some events and takes others, those refused are parked, counted, once
+/// they alone hold up the stream (the forwarder's gap bound, P5).
+///
+/// | code | class | because |
+/// |---|---|---|
+/// | 0x00, 0x10 | taken | nobody subscribes there now; the server has it all the same |
+/// | 0x80, 0x83 | retry | anything, and it does not say what: an error of the server is not the event's fault |
+/// | 0x87 | retry | rights are given and mended at the server |
+/// | 0x90 | retry | well-formed but not accepted *there*: a policy of the server's, or a wrong `topic` here |
+/// | 0x91 | retry | the identifier is new each time |
+/// | 0x97 | retry | quotas are refilled |
+/// | 0x99 | reject | the device says UTF-8 and its bytes are not: they are stored as received and stay so |
 pub(crate) fn puback(reason: PubAckReason) -> Option<(Class, &'static str)> {
     use PubAckReason as R;
     Some(match reason {
-        // 0x10: nobody subscribes there now; the server has it all the same.
         R::Success | R::NoMatchingSubscribers => return None,
         R::UnspecifiedError => (Class::Retry, "0x80 unspecified error"),
         R::ImplementationSpecificError => (Class::Retry, "0x83 implementation specific error"),
         R::PacketIdentifierInUse => (Class::Retry, "0x91 packet identifier in use"),
         R::QuotaExceeded => (Class::Retry, "0x97 quota exceeded"),
-        R::NotAuthorized => (Class::Reject, "0x87 not authorized for this topic"),
-        R::TopicNameInvalid => (Class::Reject, "0x90 topic name invalid"),
+        R::NotAuthorized => (Class::Retry, "0x87 not authorized for this topic"),
+        R::TopicNameInvalid => (Class::Retry, "0x90 topic name not accepted"),
         R::PayloadFormatInvalid => (Class::Reject, "0x99 payload format invalid"),
     })
 }

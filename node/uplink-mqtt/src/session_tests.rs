@@ -143,8 +143,9 @@ fn reason_codes_say_whether_to_try_again() {
         (PubAckReason::QuotaExceeded, Some(Class::Retry)),
         (PubAckReason::ImplementationSpecificError, Some(Class::Retry)),
         (PubAckReason::UnspecifiedError, Some(Class::Retry)),
-        (PubAckReason::NotAuthorized, Some(Class::Reject)),
-        (PubAckReason::TopicNameInvalid, Some(Class::Reject)),
+        (PubAckReason::NotAuthorized, Some(Class::Retry)),
+        (PubAckReason::TopicNameInvalid, Some(Class::Retry)),
+        (PubAckReason::PacketIdentifierInUse, Some(Class::Retry)),
         (PubAckReason::PayloadFormatInvalid, Some(Class::Reject)),
     ] {
         let mut s = session();

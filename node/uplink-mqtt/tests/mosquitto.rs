@@ -237,7 +237,7 @@ async fn passwords_and_rights_are_respected() {
     driver.send([1]);
     let events = driver.until(|e| !e.is_empty()).await;
     assert!(
-        matches!(&events[..], [UplinkEvent::Failed { class: Class::Reject, reason, .. }] if reason.starts_with("0x87")),
+        matches!(&events[..], [UplinkEvent::Failed { class: Class::Retry, reason, .. }] if reason.starts_with("0x87")),
         "{events:?}"
     );
 }

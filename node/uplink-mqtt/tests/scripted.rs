@@ -206,8 +206,11 @@ async fn what_the_server_refuses_is_failed_with_its_class() {
     driver.send(1..=3);
     let script = async {
         let sent = conn.publishes(3).await;
-        let reasons =
-            [PubAckReason::QuotaExceeded, PubAckReason::NotAuthorized, PubAckReason::NoMatchingSubscribers];
+        let reasons = [
+            PubAckReason::QuotaExceeded,
+            PubAckReason::PayloadFormatInvalid,
+            PubAckReason::NoMatchingSubscribers,
+        ];
         let acks: Vec<_> = sent
             .iter()
             .zip(reasons)
