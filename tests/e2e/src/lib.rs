@@ -8,6 +8,7 @@ pub mod audit;
 pub mod node;
 pub mod proxy;
 pub mod raw;
+pub mod receivers;
 pub mod tools;
 
 use std::time::Duration;
