@@ -137,4 +137,6 @@ impl Overrides {
 }
 
 #[cfg(test)]
+mod docs_tests;
+#[cfg(test)]
 mod tests;
