@@ -101,6 +101,7 @@ fn ingress(i: &IngressStatus) -> Vec<String> {
         ("TLS handshakes failed", i.tls_failed),
         ("bad packets", i.bad_packets),
         ("messages refused, stream full", i.refused_full),
+        ("messages in a loop dropped", i.loops_dropped),
         ("not delivered, expired", i.expired),
         ("not delivered, too large for the client", i.too_large),
     ];

@@ -205,6 +205,8 @@ pub struct IngressStatus {
     pub published: u64,
     /// Messages refused because their stream was full.
     pub refused_full: u64,
+    /// Messages dropped because they had passed through this node before.
+    pub loops_dropped: u64,
     /// Messages sent to clients.
     pub delivered: u64,
     /// Messages not sent to clients: they had expired.

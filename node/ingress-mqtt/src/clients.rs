@@ -13,6 +13,7 @@ use crate::stats::Stats;
 use bytes::Bytes;
 use eventmesh_edge_core::Text;
 use eventmesh_edge_core::event::Timestamp;
+use eventmesh_edge_core::mapping::{LoopGuard, anonymous_mqtt_source, mqtt_source};
 use eventmesh_edge_core::ports::clock::Clock;
 use eventmesh_edge_core::ports::hub::{Hub, Principal, Publication, Submission};
 use eventmesh_edge_core::ports::store::{ReadError, SessionNo, StateChange, StateValue, Table as Stored};
@@ -42,6 +43,8 @@ pub struct SessionOptions {
     pub sessions_max: usize,
     /// Longest Session Expiry Interval granted, in seconds; a 3.x session with Clean Session = 0 gets it.
     pub expiry_max_secs: u32,
+    /// Others on this node prove who they are: anonymous clients get a `source` that no user has.
+    pub anonymous_apart: bool,
     /// The hub serves `$share/...`.
     pub shared_subscriptions: bool,
     /// Delivery queue of a session restored at the start.
@@ -54,6 +57,7 @@ impl Default for SessionOptions {
             node: Text::from_static("edge"),
             sessions_max: 100_000,
             expiry_max_secs: 30 * 24 * 3600,
+            anonymous_apart: false,
             shared_subscriptions: true,
             queue: QueueBounds { max_events: 1000, max_bytes: 1024 * 1024 },
         }
@@ -88,6 +92,7 @@ pub struct Sessions {
     hub: Arc<dyn Hub>,
     clock: Arc<dyn Clock>,
     options: SessionOptions,
+    guard: LoopGuard,
     table: Mutex<Table>,
     stats: Arc<Stats>,
     /// Keyed at random: ids that the node assigns cannot be guessed.
@@ -149,6 +154,7 @@ impl Sessions {
         Sessions {
             hub,
             clock,
+            guard: LoopGuard::new(&options.node),
             options,
             table: Mutex::new(Table { next_number: 1, ..Table::default() }),
             stats: Arc::default(),
@@ -175,8 +181,18 @@ impl Sessions {
         &*self.clock
     }
 
-    pub(crate) fn node(&self) -> &str {
-        &self.options.node
+    /// Tells whether a message has passed through this node before.
+    pub(crate) fn guard(&self) -> &LoopGuard {
+        &self.guard
+    }
+
+    /// CloudEvents `source` of what a client publishes.
+    pub(crate) fn source(&self, principal: &Principal) -> Text {
+        if principal.anonymous && self.options.anonymous_apart {
+            anonymous_mqtt_source(&self.options.node, &principal.name)
+        } else {
+            mqtt_source(&self.options.node, &principal.name)
+        }
     }
 
     pub(crate) fn expiry_max_secs(&self) -> u32 {
@@ -451,7 +467,8 @@ impl Sessions {
             next = next.max(record.number.0.saturating_add(1));
             let link = Arc::new(Link::new(self.options.queue));
             link.close();
-            let mut session = Session::new(client_id, record.principal.clone(), self.node(), link);
+            let source = self.source(&record.principal);
+            let mut session = Session::new(client_id, record.principal.clone(), source, link);
             session.number = Some(record.number);
             session.expiry_secs = record.expiry_secs;
             session.subscriber = Some(self.hub.attach(Some(record.number), None));

@@ -69,6 +69,8 @@ stats! {
     published,
     /// Submissions that a full stream refused (`when_full = "reject"`).
     refused_full,
+    /// Messages dropped because they had passed through this node before: a ring of nodes ends here.
+    loops_dropped,
     /// PUBLISH packets sent.
     delivered,
     /// Messages not sent because they had expired.
@@ -142,6 +144,10 @@ impl Stats {
 
     pub(crate) fn refused_full(&self) {
         self.refused_full.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn loop_dropped(&self) {
+        self.loops_dropped.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn delivered(&self) {

@@ -415,6 +415,17 @@ pub(crate) fn sessions(hub: &Arc<ScriptedHub>, clock: &Arc<ManualClock>) -> Arc<
     Arc::new(Sessions::new(hub.clone(), clock.clone(), options))
 }
 
+/// The same on a node where others prove who they are, if `anonymous_apart`.
+pub(crate) fn sessions_with(
+    hub: &Arc<ScriptedHub>,
+    clock: &Arc<ManualClock>,
+    anonymous_apart: bool,
+) -> Arc<Sessions> {
+    let node = Text::from_static("plant-7");
+    let options = SessionOptions { node, anonymous_apart, ..SessionOptions::default() };
+    Arc::new(Sessions::new(hub.clone(), clock.clone(), options))
+}
+
 pub(crate) fn full() -> CommitError {
     CommitError::Full { stream: StreamId(0), used: 9, max: 10, need: 2 }
 }

@@ -19,6 +19,16 @@ pub fn mqtt_source(node: &str, device: &str) -> Text {
     source("mqtt", node, device)
 }
 
+/// `mqtt://<node>/anonymous/<client id>`: a client that proved nothing, on a node where others do. No device of
+/// [`mqtt_source`] has a slash that is not encoded, so nobody's client id makes him a user.
+#[must_use]
+pub fn anonymous_mqtt_source(node: &str, client_id: &str) -> Text {
+    let mut text = String::from(&*source("mqtt", node, "anonymous"));
+    text.push('/');
+    encode(&mut text, client_id, b":@");
+    Text::from(text)
+}
+
 /// `coap://<node>/<device>`.
 #[must_use]
 pub fn coap_source(node: &str, device: &str) -> Text {

@@ -96,6 +96,7 @@ fn session_options(config: &Config) -> SessionOptions {
         node: Text::from(config.node.name.to_string()),
         sessions_max: config.session.sessions_max as usize,
         expiry_max_secs: u32::try_from(config.session.expiry_max.as_secs()).unwrap_or(u32::MAX),
+        anonymous_apart: config.listeners.iter().any(|listener| listener.auth != Auth::Anonymous),
         // A session that was kept does not say which listener it came by: the first one's bounds are as good as any.
         queue: config.listeners.first().map_or(SessionOptions::default().queue, queue),
         ..SessionOptions::default()

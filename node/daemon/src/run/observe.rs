@@ -245,6 +245,7 @@ fn ingress(stats: &Stats) -> IngressStatus {
         bytes_out: all.bytes_out,
         published: all.published,
         refused_full: all.refused_full,
+        loops_dropped: all.loops_dropped,
         delivered: all.delivered,
         expired: all.expired,
         too_large: all.too_large_for_client,

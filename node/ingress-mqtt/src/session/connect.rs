@@ -94,10 +94,13 @@ impl Machine {
         let principal = principal.unwrap_or_else(|| Principal { name: client_id.clone(), anonymous: true });
         let mut session = match session {
             Some(mut session) => {
-                session.now_of(principal, cx.sessions.node());
+                session.now_of(principal, cx.sessions);
                 session
             }
-            None => Box::new(Session::new(client_id, principal, cx.sessions.node(), self.link.clone())),
+            None => {
+                let source = cx.sessions.source(&principal);
+                Box::new(Session::new(client_id, principal, source, self.link.clone()))
+            }
         };
         session.expiry_secs = expiry_secs;
         session.will = None; // it came back within the Will Delay [MQTT-3.1.3-9]

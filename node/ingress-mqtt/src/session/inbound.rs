@@ -38,6 +38,9 @@ impl Machine {
             return self.fail(cx, Reason::ReceiveMaximumExceeded, out); // [MQTT-3.3.4-9]
         }
         let (pid, dup, qos) = (publish.pid, publish.dup, publish.qos);
+        if cx.sessions.guard().has_passed(publish.properties.as_deref()) {
+            return self.drop_loop(cx, pid, qos);
+        }
         let Some(session) = self.session.as_ref() else { return };
         let event = event(session, publish, topic, self.version.is_v5(), cx.wall);
         let publication = Publication { event, publisher: session.subscriber };
@@ -45,6 +48,26 @@ impl Machine {
             Qos::AtMostOnce => self.batch().push(publication),
             Qos::AtLeastOnce => self.publish_qos1(pid, dup, publication),
             Qos::ExactlyOnce => self.publish_qos2(pid, dup, publication),
+        }
+    }
+
+    /// The message has been here before: it was stored then, so it is answered now, or whoever sends it round a ring of
+    /// nodes would send it again for ever. Counted, not stored.
+    fn drop_loop(&mut self, cx: &Context<'_>, pid: u16, qos: Qos) {
+        cx.sessions.stats().loop_dropped();
+        match qos {
+            Qos::AtMostOnce => {}
+            Qos::AtLeastOnce => {
+                self.batch().answers.push(Answer::PubAck { pid, event: None, refused: None });
+            }
+            Qos::ExactlyOnce => {
+                // Known until its PUBREL, in memory: a resend after a restart is recognised by its marker again.
+                let inbound = Inbound { qos, hash: 0, durable: false, unsure: false };
+                if let Some(session) = self.session.as_mut() {
+                    session.inbound.entry(pid).or_insert(inbound);
+                }
+                self.batch().answers.push(Answer::PubRec { pid, event: None, refused: None });
+            }
         }
     }
 

@@ -29,7 +29,6 @@ use crate::reason::Reason;
 use bytes::{Bytes, BytesMut};
 use eventmesh_edge_core::Text;
 use eventmesh_edge_core::event::{Event as CoreEvent, Position, Qos, Timestamp};
-use eventmesh_edge_core::mapping::mqtt_source;
 use eventmesh_edge_core::ports::hub::{
     Delivery, Hub, Principal, Publication, Submission, SubscribeOptions, SubscriberId,
 };
@@ -678,15 +677,14 @@ impl Session {
     }
 
     /// The same session, resumed by a client that showed who it is (or another name for it).
-    fn now_of(&mut self, principal: Principal, node: &str) {
+    fn now_of(&mut self, principal: Principal, sessions: &Sessions) {
         if self.principal != principal {
-            self.source = mqtt_source(node, &principal.name);
+            self.source = sessions.source(&principal);
             self.principal = principal;
         }
     }
 
-    pub(crate) fn new(client_id: Text, principal: Principal, node: &str, link: Arc<Link>) -> Session {
-        let source = mqtt_source(node, &principal.name);
+    pub(crate) fn new(client_id: Text, principal: Principal, source: Text, link: Arc<Link>) -> Session {
         Session {
             client_id,
             principal,

@@ -1,7 +1,7 @@
 //! CONNECT to CONNACK.
 
 use super::*;
-use crate::testing::full;
+use crate::testing::{full, sessions_with};
 use eventmesh_edge_core::ports::store::Table;
 
 fn refused(node: &Node, connect: &Connect<'_>) -> Vec<Sent> {
@@ -207,4 +207,26 @@ fn a_silent_connection_is_closed_in_time() {
     node.advance(10);
     peer.tick();
     assert!(peer.closed.is_some());
+}
+
+/// An anonymous client that calls itself like a user is not that user: not in the events' `source`, and so not in their
+/// sequence numbers.
+#[test]
+fn an_anonymous_client_id_never_names_a_user() {
+    for apart in [false, true] {
+        let mut node = Node::new();
+        node.sessions = sessions_with(&node.hub, &node.clock, apart);
+        node.limits.has_authenticator = true;
+        let mut anonymous = node.connect(&clean(V5, "anna"));
+        anonymous.publish("t", 1, 1, "1");
+        let mut user = node.accept();
+        user.send(
+            &Connect { version: V5, client_id: "c", username: Some("anna"), ..Connect::default() }.encode(),
+        );
+        user.authenticated(Ok("anna"));
+        user.publish("t", 1, 1, "2");
+        let sources: Vec<String> = node.hub.published().iter().map(|e| e.source.to_string()).collect();
+        let of_anonymous = if apart { "mqtt://plant-7/anonymous/anna" } else { "mqtt://plant-7/anna" };
+        assert_eq!(sources, [of_anonymous, "mqtt://plant-7/anna"]);
+    }
 }

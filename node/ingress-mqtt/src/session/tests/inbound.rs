@@ -543,3 +543,24 @@ fn what_was_stored_of_a_batch_is_answered_although_the_rest_failed() {
     assert_eq!(peer.received(), [Sent::PubRec(1, 0), Sent::PubRec(3, 0x10)]);
     assert_eq!(node.hub.payloads(), ["1", "2", "3"], "each once");
 }
+
+/// A ring of nodes ends where it began: what carries this node's mark is answered, counted and not stored again.
+#[test]
+fn a_message_that_has_passed_through_this_node_is_answered_and_dropped() {
+    let node = Node::new();
+    let mut peer = node.connect(&kept(V5, "neighbour"));
+    let via = |hops: &str| [vec![0x26], wire::text("edgevia"), wire::text(hops)].concat();
+    let publish = |qos, pid, hops: &str| wire::publish_with(V5, "t", qos, pid, false, hops, &via(hops));
+    peer.send(&publish(0, 0, "plant-7 other"));
+    peer.send(&publish(1, 1, "other plant-7"));
+    peer.send(&publish(2, 2, "plant-7"));
+    peer.send(&publish(1, 3, "other plant-70"));
+    peer.send(&wire::ack(0x62, 2));
+    assert_eq!(
+        peer.received(),
+        [Sent::PubAck(1, 0), Sent::PubRec(2, 0), Sent::PubAck(3, 0x10), Sent::PubComp(2, 0)]
+    );
+    assert_eq!(node.hub.payloads(), ["other plant-70"]);
+    assert_eq!(node.sessions.stats().snapshot().loops_dropped, 3);
+    assert_eq!(node.sessions.stats().snapshot().published, 1);
+}
