@@ -33,7 +33,9 @@ fn class_path() -> Option<&'static str> {
         Ok(path) => Some(path),
         Err(why) => {
             // Not `eprintln`, which the test runner keeps to itself.
-            writeln!(std::io::stderr(), "SKIPPED (77): the genuine Java SDK against the stand-in: {why}")
+            let mut stderr = std::io::stderr();
+            stderr
+                .write_all(format!("SKIPPED (77): the Java SDK against the stand-in: {why}\n").as_bytes())
                 .unwrap();
             None
         }
