@@ -19,6 +19,7 @@
 //!
 //! An unknown user costs the same run as a wrong password, against a hash that nothing matches.
 
+use crate::live::Live;
 use argon2::password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, SaltString};
 use argon2::{Algorithm, Argon2, Params, Version};
 use blake2::Blake2sMac256;
@@ -214,6 +215,36 @@ impl PasswordFile {
         };
         // The parameters are the ones in the line.
         PasswordHash::new(stored).is_ok_and(|hash| Argon2::default().verify_password(password, &hash).is_ok())
+    }
+}
+
+/// A password file that is read again when it has changed: new users get in, removed ones and earlier passwords do not.
+/// Whoever is connected stays connected. A file that cannot be used leaves the earlier one in force.
+pub struct LivePasswords(Live<PasswordFile>);
+
+impl LivePasswords {
+    /// Reads and checks the file.
+    ///
+    /// # Errors
+    /// As [`PasswordFile::load`].
+    pub fn load(path: &Path) -> Result<LivePasswords, LoadError> {
+        let file = path.to_owned();
+        Live::open("password file", vec![path.to_owned()], move || PasswordFile::load(&file))
+            .map(LivePasswords)
+    }
+}
+
+impl Authenticator for LivePasswords {
+    fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Principal, Denied> {
+        self.0.current().authenticate(credentials)
+    }
+
+    fn recall(&self, credentials: &Credentials<'_>) -> Option<Principal> {
+        self.0.current().recall(credentials)
+    }
+
+    fn refresh(&self, now: bool) {
+        self.0.refresh(now);
     }
 }
 

@@ -210,8 +210,8 @@ impl Sessions {
     }
 
     /// Clients connected and sessions whose clients are away.
-    #[must_use]
-    pub fn counts(&self) -> (usize, usize) {
+    #[cfg(test)]
+    pub(crate) fn counts(&self) -> (usize, usize) {
         let table = self.lock();
         let away = table.clients.values().filter(|slot| matches!(slot, Slot::Away(_))).count();
         (table.clients.len() - away, away)

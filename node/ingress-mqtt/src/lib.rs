@@ -6,12 +6,14 @@
 //! - [`outlet`]: bounded queues from the hub to a connection
 //! - [`server`]: sockets, TLS, tasks
 //! - [`auth`]: the password file
+//! - `live`: certificates and password file, read again when they have changed
 //!
 //! It knows the core's ports and nothing of the store, the uplinks or the runtime behind them.
 
 pub mod auth;
 pub mod clients;
 pub mod codec;
+mod live;
 pub mod outlet;
 pub mod reason;
 pub mod server;
@@ -21,7 +23,7 @@ pub mod stats;
 #[cfg(test)]
 mod testing;
 
-pub use auth::{PasswordFile, hash_password, password_line};
+pub use auth::{LivePasswords, PasswordFile, hash_password, password_line};
 pub use clients::{Restored, SessionOptions, SessionStore, Sessions};
 pub use server::{BindError, Listener, ListenerOptions, TlsError, TlsOptions, bind};
 pub use session::{Limits, WhenFull};

@@ -174,6 +174,10 @@ pub trait Authenticator: Send + Sync {
     fn recall(&self, _credentials: &Credentials<'_>) -> Option<Principal> {
         None
     }
+
+    /// Looks whether what it knows is still what its files say; with `now`, reads them in any case. Called every few
+    /// seconds, off the runtime's thread.
+    fn refresh(&self, _now: bool) {}
 }
 
 /// What a client showed.

@@ -13,6 +13,7 @@ mod tls;
 pub use tls::{TlsError, TlsOptions};
 
 use crate::clients::Sessions;
+use crate::live::Live;
 use crate::outlet::{Event, Link};
 use crate::reason::Reason;
 use crate::session::{Limits, Machine};
@@ -27,6 +28,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
@@ -100,7 +102,7 @@ pub(crate) struct Shared {
     pub(crate) logins: Arc<Semaphore>,
     connections_max: usize,
     stop_timeout: Duration,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Live<TlsAcceptor>>,
     open: AtomicUsize,
     /// By generation: whom to tell of a stop.
     links: Mutex<HashMap<u64, Arc<Link>>>,
@@ -109,6 +111,8 @@ pub(crate) struct Shared {
 
 /// Connections that are only there to be told that there are too many; beyond that they are closed without a word.
 const REFUSING_MAX: usize = 64;
+/// Between two looks whether certificate or password file has changed; a change is taken up at the second.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Connections that wait to be accepted: a whole site comes back after a power cut.
 const BACKLOG: i32 = 1024;
 
@@ -127,7 +131,7 @@ pub fn bind(
     if auth.is_none() && !limits.anonymous {
         return Err(BindError::NobodyCanConnect { address });
     }
-    let tls = options.tls.as_ref().map(tls::acceptor).transpose()?;
+    let tls = options.tls.as_ref().map(tls::live).transpose()?;
     let failed = |source| BindError::Bind { address, source };
     let socket = std::net::TcpListener::bind(address).map_err(failed)?;
     socket.set_nonblocking(true).map_err(failed)?;
@@ -161,6 +165,13 @@ impl Listener {
         move || shared.open.load(Ordering::Relaxed)
     }
 
+    /// Reads certificate and password file again now, whether they have changed or not; stays valid while the listener
+    /// runs. Touches the disk.
+    pub fn reload(&self) -> impl Fn() + Send + Sync + use<> {
+        let shared = Arc::clone(&self.shared);
+        move || shared.refresh(true)
+    }
+
     /// Accepts clients until `stop` completes; then tells them (DISCONNECT 0x8B) and waits for them within the bound.
     ///
     /// # Errors
@@ -171,10 +182,14 @@ impl Listener {
         let mut stop = pin!(stop);
         let mut housekeeping = interval(Duration::from_secs(1));
         housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looks = interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looking = None;
         loop {
             tokio::select! {
                 () = &mut stop => break,
                 _ = housekeeping.tick() => shared.sessions.tick(),
+                _ = looks.tick(), if shared.has_files() => look(&shared, &mut looking),
                 accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => welcome(&shared, stream, peer),
                     Err(error) => cannot_accept(&error).await,
@@ -184,6 +199,14 @@ impl Listener {
         drop(listener);
         shared.stop().await;
         Ok(())
+    }
+}
+
+/// Looks after the files on another thread, unless the last look is not over: a disk that hangs holds one thread, not all.
+fn look(shared: &Arc<Shared>, looking: &mut Option<JoinHandle<()>>) {
+    if looking.as_ref().is_none_or(JoinHandle::is_finished) {
+        let shared = Arc::clone(shared);
+        *looking = Some(tokio::task::spawn_blocking(move || shared.refresh(false)));
     }
 }
 
@@ -215,8 +238,9 @@ fn welcome(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
     let machine = Machine::new(generation, link, shared.sessions.clock().monotonic(), reason);
     match &shared.tls {
         None => drop(tokio::spawn(Connection::new(Io::Plain(stream), machine, entry))),
-        Some(acceptor) => {
-            let handshake = Box::pin(handshake(acceptor.clone(), stream, peer, machine, entry));
+        Some(tls) => {
+            let acceptor = TlsAcceptor::clone(&tls.current());
+            let handshake = Box::pin(handshake(acceptor, stream, peer, machine, entry));
             drop(tokio::spawn(handshake));
         }
     }
@@ -291,6 +315,19 @@ impl Drop for Entry {
 }
 
 impl Shared {
+    fn has_files(&self) -> bool {
+        self.tls.is_some() || self.auth.is_some()
+    }
+
+    fn refresh(&self, now: bool) {
+        if let Some(tls) = &self.tls {
+            tls.refresh(now);
+        }
+        if let Some(auth) = &self.auth {
+            auth.refresh(now);
+        }
+    }
+
     fn lock_links(&self) -> MutexGuard<'_, HashMap<u64, Arc<Link>>> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }

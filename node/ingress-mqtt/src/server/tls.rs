@@ -1,5 +1,6 @@
 //! Certificate files to a TLS acceptor: rustls with `ring` (docs/adr/0005).
 
+use crate::live::Live;
 use rustls_pki_types::pem::{Error as PemError, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::path::{Path, PathBuf};
@@ -55,7 +56,14 @@ pub enum TlsError {
     },
 }
 
-pub(super) fn acceptor(options: &TlsOptions) -> Result<TlsAcceptor, TlsError> {
+/// The listener's acceptor; another one after its files have changed. Connections that are open keep theirs.
+pub(super) fn live(options: &TlsOptions) -> Result<Live<TlsAcceptor>, TlsError> {
+    let options = options.clone();
+    let files = [&options.cert, &options.key].into_iter().chain(&options.client_ca).cloned().collect();
+    Live::open("certificate", files, move || acceptor(&options))
+}
+
+fn acceptor(options: &TlsOptions) -> Result<TlsAcceptor, TlsError> {
     let pair = |source| TlsError::Pair { cert: options.cert.clone(), key: options.key.clone(), source };
     let chain = certificates("certificate", &options.cert)?;
     let key = private_key(&options.key)?;

@@ -1,6 +1,8 @@
 //! Over real loopback sockets, with a scripted hub behind. Nothing here depends on how long anything takes.
 
-use super::connection::TASK_BYTES;
+mod idle;
+mod tls;
+
 use super::*;
 use crate::clients::SessionOptions;
 use crate::codec::Version;
@@ -9,12 +11,10 @@ use crate::testing::{ScriptedHub, WALL};
 use eventmesh_edge_core::event::Timestamp;
 use eventmesh_edge_core::ports::clock::Clock;
 use eventmesh_edge_core::ports::hub::{Credentials, Denied, Principal};
-use std::io::{Read, Write};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 const V3: Version = Version::V311;
 const V5: Version = Version::V5;
@@ -466,128 +466,6 @@ async fn a_client_that_gave_up_waiting_is_noticed() {
     assert_eq!(server.hub.held(), 1, "the hub has its message still");
 }
 
-// --- TLS
-
-struct Files {
-    dir: tempfile::TempDir,
-    cert: rcgen::Certificate,
-}
-
-impl Files {
-    fn new() -> Files {
-        let dir = tempfile::tempdir().unwrap();
-        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-        std::fs::write(dir.path().join("cert.pem"), made.cert.pem()).unwrap();
-        std::fs::write(dir.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
-        Files { dir, cert: made.cert }
-    }
-
-    fn options(&self) -> TlsOptions {
-        TlsOptions {
-            cert: self.dir.path().join("cert.pem"),
-            key: self.dir.path().join("key.pem"),
-            client_ca: None,
-        }
-    }
-
-    fn connector(&self) -> tokio_rustls::TlsConnector {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.cert.der().clone()).unwrap();
-        let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        tokio_rustls::TlsConnector::from(Arc::new(config))
-    }
-}
-
-#[tokio::test]
-async fn tls_carries_the_same_protocol() {
-    let files = Files::new();
-    let server = Server::new(|options| options.tls = Some(files.options()));
-    let stream = TcpStream::connect(server.address).await.unwrap();
-    let stream = files.connector().connect("localhost".try_into().unwrap(), stream).await.unwrap();
-    let mut client = Client { stream };
-    client.send(&clean(V5, "c").encode()).await;
-    assert_eq!(client.packet().await.unwrap().0, 0x20);
-    let payload = "y".repeat(150_000);
-    client.send(&wire::publish(V5, "t", 1, 7, false, &payload)).await;
-    client.expect(0x40, &[0, 7, 0x10]).await;
-    assert_eq!(server.hub.published()[0].payload, payload.as_bytes());
-    server.stop().await;
-    client.expect(0xE0, &[0x8B, 0]).await;
-    client.expect_closed().await;
-}
-
-#[tokio::test]
-async fn a_failed_handshake_is_counted_and_hurts_nobody() {
-    let files = Files::new();
-    let server = Server::new(|options| options.tls = Some(files.options()));
-    let mut plain = server.open().await;
-    plain.send(&clean(V3, "c").encode()).await;
-    while plain.stream.read_u8().await.is_ok() {}
-    assert_eq!(server.sessions.stats().snapshot().tls_failed, 1);
-    let stream = TcpStream::connect(server.address).await.unwrap();
-    assert!(files.connector().connect("localhost".try_into().unwrap(), stream).await.is_ok());
-}
-
-#[tokio::test]
-async fn a_client_certificate_may_be_asked_for() {
-    let files = Files::new();
-    let options = TlsOptions { client_ca: Some(files.dir.path().join("cert.pem")), ..files.options() };
-    let server = Server::new(|o| o.tls = Some(options));
-    let stream = TcpStream::connect(server.address).await.unwrap();
-    let connected = files.connector().connect("localhost".try_into().unwrap(), stream).await;
-    // TLS 1.3 tells the client only with the first read.
-    if let Ok(stream) = connected {
-        let mut client = Client { stream };
-        client.stream.write_all(&clean(V3, "c").encode()).await.unwrap_or(());
-        client.expect_closed().await;
-    }
-    while server.sessions.stats().snapshot().tls_failed == 0 {
-        tokio::task::yield_now().await;
-    }
-}
-
-fn bind_error(options: TlsOptions) -> String {
-    let hub = ScriptedHub::new();
-    let clock = crate::testing::ManualClock::new();
-    let sessions = Arc::new(Sessions::new(hub, clock, SessionOptions::default()));
-    let mut listener = ListenerOptions::new(([127, 0, 0, 1], 0).into());
-    listener.limits.anonymous = true;
-    listener.tls = Some(options);
-    bind(listener, sessions, None).err().expect("it does not bind").to_string()
-}
-
-#[test]
-fn tls_files_are_named_with_their_problem() {
-    let files = Files::new();
-    let path = |name: &str| files.dir.path().join(name);
-    std::fs::write(path("empty.pem"), "").unwrap();
-    std::fs::write(
-        path("encrypted.pem"),
-        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAA==\n-----END ENCRYPTED PRIVATE KEY-----\n",
-    )
-    .unwrap();
-    let other = Files::new();
-    let good = files.options();
-    for (options, parts) in [
-        (TlsOptions { cert: path("no.pem"), ..good.clone() }, ["read certificate", "no.pem"]),
-        (TlsOptions { cert: path("empty.pem"), ..good.clone() }, ["empty.pem", "BEGIN CERTIFICATE"]),
-        (TlsOptions { cert: path("key.pem"), ..good.clone() }, ["key.pem", "BEGIN CERTIFICATE"]),
-        (TlsOptions { key: path("no.pem"), ..good.clone() }, ["read private key", "no.pem"]),
-        (TlsOptions { key: path("cert.pem"), ..good.clone() }, ["cert.pem", "BEGIN PRIVATE KEY"]),
-        (TlsOptions { key: path("encrypted.pem"), ..good.clone() }, ["encrypted.pem", "decrypt"]),
-        (TlsOptions { key: other.options().key, ..good.clone() }, ["cert.pem", "key.pem"]),
-        (TlsOptions { client_ca: Some(path("empty.pem")), ..good.clone() }, ["client CA", "empty.pem"]),
-    ] {
-        let error = bind_error(options);
-        assert!(parts.iter().all(|part| error.contains(part)), "{parts:?}: {error}");
-    }
-}
-
 #[test]
 fn a_listener_that_cannot_be_is_explained() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -604,67 +482,4 @@ fn a_listener_that_cannot_be_is_explained() {
         matches!(&error, BindError::Bind { address, .. } if *address == taken.local_addr().unwrap()),
         "{error}"
     );
-}
-
-// --- what an idle client costs
-
-fn resident_bytes() -> usize {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-    let pages: usize = statm.split(' ').nth(1).unwrap().parse().unwrap();
-    pages * rustix::param::page_size()
-}
-
-#[test]
-fn a_connection_is_a_small_task() {
-    println!("task of a connection: {TASK_BYTES} bytes");
-    println!(
-        "machine: {}, session: {}, link: {}",
-        size_of::<Machine>(),
-        size_of::<crate::session::Session>(),
-        size_of::<Link>()
-    );
-    const { assert!(TASK_BYTES <= 640) };
-    const { assert!(size_of::<crate::session::Session>() <= 512) };
-}
-
-/// In a process of its own: other tests would be in the figure.
-#[test]
-fn an_idle_client_costs_less_than_four_kibibytes() {
-    let program = std::env::current_exe().unwrap();
-    let name = "server::tests::idle_clients_measured_alone";
-    let arguments = ["--exact", name, "--ignored", "--nocapture", "--test-threads=1"];
-    let output = std::process::Command::new(program).args(arguments).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    println!("{}", said.lines().find(|line| line.contains("resident")).unwrap_or("no figure"));
-    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// Real sockets, plain TCP, each with a session, a keep alive and one subscription; the scripted hub's books are in the
-/// figure, too. Clients are bare descriptors.
-#[tokio::test]
-#[ignore = "run by the test above, alone in its process"]
-async fn idle_clients_measured_alone() {
-    const CLIENTS: usize = 2000;
-    let server = Server::new(|_| {});
-    let address = server.address;
-    let connect_all = move |from: usize, count: usize| {
-        let mut clients = Vec::with_capacity(count);
-        for n in from..from + count {
-            let mut client = std::net::TcpStream::connect(address).unwrap();
-            client.write_all(&clean(V3, &format!("device-{n:05}")).encode()).unwrap();
-            client.read_exact(&mut [0; 4]).unwrap();
-            client.write_all(&wire::subscribe(V3, 1, &[(&format!("command/{n:05}"), 1)])).unwrap();
-            client.read_exact(&mut [0; 5]).unwrap();
-            clients.push(client);
-        }
-        clients
-    };
-    // The first ones pay for buffers, threads and tables.
-    let first = tokio::task::spawn_blocking(move || connect_all(0, 100)).await.unwrap();
-    let before = resident_bytes();
-    let rest = tokio::task::spawn_blocking(move || connect_all(100, CLIENTS)).await.unwrap();
-    let each = resident_bytes().saturating_sub(before) / CLIENTS;
-    println!("resident memory per idle client: {each} bytes");
-    assert!(each <= 4096, "{each} bytes");
-    assert_eq!(server.sessions.counts().0, first.len() + rest.len());
 }
