@@ -9,7 +9,9 @@
 use super::{Event, Properties, Qos, Sequence, Timestamp, Via};
 use crate::Text;
 use bytes::Bytes;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::Deserialize;
+#[cfg(test)]
+use serde::Serialize;
 
 /// Version byte of the body written today.
 pub const VERSION: u8 = 1;
@@ -30,7 +32,8 @@ pub enum RecordError {
     Body(#[from] postcard::Error),
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
+#[cfg_attr(test, derive(Serialize))]
 struct BodyV1<'a> {
     via: Via,
     qos: Qos,
@@ -44,24 +47,20 @@ struct BodyV1<'a> {
     expires: Option<u64>,
     topic: &'a str,
     properties: Option<PropertiesV1<'a>>,
-    #[serde(serialize_with = "in_one_piece")]
     payload: &'a [u8],
 }
 
-/// Without this serde takes a slice for a sequence of numbers and writes them one by one; on disk it is the same.
-fn in_one_piece<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_bytes(bytes)
-}
-
 /// Nearly always the receipt time: one byte instead of seven.
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
+#[cfg_attr(test, derive(Serialize))]
 enum TimeV1 {
     None,
     Received,
     At(u64),
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
+#[cfg_attr(test, derive(Serialize))]
 struct PropertiesV1<'a> {
     utf8_payload: bool,
     #[serde(borrow)]
@@ -71,37 +70,60 @@ struct PropertiesV1<'a> {
     user: Vec<(&'a str, &'a str)>,
 }
 
-/// Appends version and body to `out`.
-///
-/// # Panics
-/// Never: postcard fails only on writers that run full and on unsized sequences, and this has neither.
+/// Appends version and body to `out`. By hand, because every event passes here once: the same bytes as postcard writes for
+/// `BodyV1`, in a quarter of its time.
 pub fn encode(event: &Event, sequence: Sequence, out: &mut Vec<u8>) {
-    let body = BodyV1 {
-        via: event.via,
-        qos: event.qos,
-        retain: event.retain,
-        sequence,
-        source: &event.source,
-        id: event.id.as_deref(),
-        time: match event.time {
-            None => TimeV1::None,
-            Some(t) if t == event.received => TimeV1::Received,
-            Some(t) => TimeV1::At(t.0),
-        },
-        received: event.received.0,
-        expires: event.expires.map(|t| t.0),
-        topic: &event.topic,
-        properties: event.properties.as_deref().map(|p| PropertiesV1 {
-            utf8_payload: p.utf8_payload,
-            content_type: p.content_type.as_deref(),
-            response_topic: p.response_topic.as_deref(),
-            correlation_data: p.correlation_data.as_deref(),
-            user: p.user.iter().map(|(k, v)| (&**k, &**v)).collect(),
-        }),
-        payload: &event.payload,
-    };
-    out.push(VERSION);
-    postcard::to_io(&body, out).expect("a Vec takes any number of bytes");
+    out.extend_from_slice(&[VERSION, event.via as u8, event.qos as u8, u8::from(event.retain)]);
+    put_number(out, sequence.source);
+    put_number(out, sequence.stream);
+    put_bytes(out, event.source.as_bytes());
+    put_option(out, event.id.as_ref(), |out, id| put_bytes(out, id.as_bytes()));
+    match event.time {
+        None => out.push(0),
+        Some(t) if t == event.received => out.push(1),
+        Some(t) => {
+            out.push(2);
+            put_number(out, t.0);
+        }
+    }
+    put_number(out, event.received.0);
+    put_option(out, event.expires, |out, at| put_number(out, at.0));
+    put_bytes(out, event.topic.as_bytes());
+    put_option(out, event.properties.as_deref(), put_properties);
+    put_bytes(out, &event.payload);
+}
+
+fn put_properties(out: &mut Vec<u8>, properties: &Properties) {
+    out.push(u8::from(properties.utf8_payload));
+    put_option(out, properties.content_type.as_ref(), |out, text| put_bytes(out, text.as_bytes()));
+    put_option(out, properties.response_topic.as_ref(), |out, text| put_bytes(out, text.as_bytes()));
+    put_option(out, properties.correlation_data.as_ref(), |out, data| put_bytes(out, data));
+    put_number(out, properties.user.len() as u64);
+    for (key, value) in &properties.user {
+        put_bytes(out, key.as_bytes());
+        put_bytes(out, value.as_bytes());
+    }
+}
+
+/// postcard's varint: unsigned LEB128.
+fn put_number(out: &mut Vec<u8>, mut value: u64) {
+    while let Some(high) = value.checked_shr(7).filter(|high| *high > 0) {
+        out.push(value.to_le_bytes()[0] | 0x80);
+        value = high;
+    }
+    out.push(value.to_le_bytes()[0]);
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_number(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+fn put_option<T>(out: &mut Vec<u8>, value: Option<T>, put: impl FnOnce(&mut Vec<u8>, T)) {
+    out.push(u8::from(value.is_some()));
+    if let Some(value) = value {
+        put(out, value);
+    }
 }
 
 /// Reads what [`encode`] wrote. The event's text and payload are slices of `record`, nothing is copied.
@@ -235,7 +257,47 @@ mod tests {
         }
     }
 
+    /// What postcard itself makes of an event: the reference of [`encode`].
+    fn by_postcard(event: &Event, sequence: Sequence) -> Vec<u8> {
+        let body = BodyV1 {
+            via: event.via,
+            qos: event.qos,
+            retain: event.retain,
+            sequence,
+            source: &event.source,
+            id: event.id.as_deref(),
+            time: match event.time {
+                None => TimeV1::None,
+                Some(t) if t == event.received => TimeV1::Received,
+                Some(t) => TimeV1::At(t.0),
+            },
+            received: event.received.0,
+            expires: event.expires.map(|t| t.0),
+            topic: &event.topic,
+            properties: event.properties.as_deref().map(|p| PropertiesV1 {
+                utf8_payload: p.utf8_payload,
+                content_type: p.content_type.as_deref(),
+                response_topic: p.response_topic.as_deref(),
+                correlation_data: p.correlation_data.as_deref(),
+                user: p.user.iter().map(|(k, v)| (&**k, &**v)).collect(),
+            }),
+            payload: &event.payload,
+        };
+        let mut out = vec![VERSION];
+        out.extend(postcard::to_stdvec(&body).unwrap());
+        out
+    }
+
     proptest! {
+        #[test]
+        fn the_bytes_are_those_of_postcard(event in event(), at_receipt: bool, source: u64, stream: u64) {
+            let event = if at_receipt { Event { time: Some(event.received), ..event } } else { event };
+            let sequence = Sequence { source, stream };
+            let mut out = Vec::new();
+            encode(&event, sequence, &mut out);
+            prop_assert_eq!(out, by_postcard(&event, sequence));
+        }
+
         #[test]
         fn what_is_written_is_read_back(event in event(), source: u64, stream: u64) {
             let sequence = Sequence { source, stream };

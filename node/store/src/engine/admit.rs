@@ -47,7 +47,7 @@ impl Engine {
         let mut group = Group {
             frames: Vec::with_capacity(first_guess(queue, self.limits.group_bytes)),
             entries: Vec::with_capacity(queue.len().min(self.limits.group_commits)),
-            marks: Vec::new(),
+            marks: Vec::with_capacity(queue.front().map_or(0, |request| request.commit.events.len())),
             internals: 0,
             base: active.base(),
             first_lsn: self.next_lsn,

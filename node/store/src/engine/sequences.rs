@@ -86,13 +86,14 @@ impl Sequences {
             None => self.load(views, Text::from(String::from(&**source)))?,
         };
         let Some(counters) = self.counters.get_mut(slot) else { return Ok(Sequence::default()) };
-        let of_stream = *counters.stream(stream);
-        let before = Sequence { source: counters.source, stream: of_stream };
-        self.undo.push(Undo { slot, stream, before });
+        let source = counters.source;
         counters.source += 1;
-        *counters.stream(stream) = of_stream + 1;
         counters.dirty = true;
-        Ok(Sequence { source: counters.source, stream: of_stream + 1 })
+        let of_stream = counters.stream(stream);
+        let before = Sequence { source, stream: *of_stream };
+        *of_stream += 1;
+        self.undo.push(Undo { slot, stream, before });
+        Ok(Sequence { source: source + 1, stream: before.stream + 1 })
     }
 
     fn load(&mut self, views: &dyn Views, source: Text) -> Result<usize, BackingError> {
