@@ -1,10 +1,12 @@
-//! The asking side: one GET over the Unix socket, blocking, for the command line.
+//! The asking side: one GET at a time over the Unix socket, blocking, for the command line.
 //!
 //! Written out instead of hyper's client, which would bring a connection pool, a second body type and some 150 KB for
 //! one request. HTTP/1.0 is asked for: such an answer is never chunked and ends with the connection (RFC 9112 section
 //! 6.3), so what is left to read is a status line, headers, and the rest.
 
 use crate::status::Status;
+use crate::store::EventsPage;
+use serde::de::DeserializeOwned;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -54,28 +56,61 @@ pub enum FetchError {
     },
 }
 
+/// A page of events has a bound in events; one event may be as large as a listener lets in (P5).
+const PAGE_MAX_BYTES: u64 = 1 << 30;
+
+/// The report walks the views, and a page comes from the disk: nothing that five seconds bound.
+const STORE_TIMEOUT: Duration = Duration::from_secs(120);
+
 /// Asks a node for its status. Blocks for some seconds at most.
 ///
 /// # Errors
 /// [`FetchError`] names the socket and what to do.
 pub fn fetch_status(socket: &Path) -> Result<Status, FetchError> {
+    fetch(socket, "/v1/status", TIMEOUT, ANSWER_MAX_BYTES)
+}
+
+/// Asks a node what its store holds, in the type of whoever knows it.
+///
+/// # Errors
+/// [`FetchError`] names the socket and what to do.
+pub fn fetch_store_report<T: DeserializeOwned>(socket: &Path) -> Result<T, FetchError> {
+    fetch(socket, "/v1/store/report", STORE_TIMEOUT, ANSWER_MAX_BYTES)
+}
+
+/// Asks a node for events of a stream after a position.
+///
+/// # Errors
+/// [`FetchError`] names the socket and what to do.
+pub fn fetch_events(socket: &Path, stream: u32, after: u64, max: usize) -> Result<EventsPage, FetchError> {
+    let target = format!("/v1/store/events?stream={stream}&after={after}&max={max}");
+    fetch(socket, &target, STORE_TIMEOUT, PAGE_MAX_BYTES)
+}
+
+fn fetch<T: DeserializeOwned>(
+    socket: &Path,
+    target: &str,
+    timeout: Duration,
+    max_bytes: u64,
+) -> Result<T, FetchError> {
     let path = || socket.to_owned();
     let stream = UnixStream::connect(socket).map_err(|source| match source.kind() {
         io::ErrorKind::PermissionDenied => FetchError::Denied { path: path() },
         _ => FetchError::NotRunning { path: path(), source },
     })?;
-    let answer = exchange(stream, "/v1/status").map_err(|source| FetchError::Io { path: path(), source })?;
+    let answer = exchange(stream, target, timeout, max_bytes);
+    let answer = answer.map_err(|source| FetchError::Io { path: path(), source })?;
     let refused = |why| FetchError::Answer { path: path(), why };
     let body = body(&answer).map_err(refused)?;
     serde_json::from_slice(body).map_err(|error| refused(error.to_string()))
 }
 
-fn exchange(mut stream: UnixStream, target: &str) -> io::Result<Vec<u8>> {
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
+fn exchange(mut stream: UnixStream, target: &str, timeout: Duration, max_bytes: u64) -> io::Result<Vec<u8>> {
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
     write!(stream, "GET {target} HTTP/1.0\r\nHost: node\r\nAccept: application/json\r\n\r\n")?;
     let mut answer = Vec::new();
-    stream.take(ANSWER_MAX_BYTES).read_to_end(&mut answer)?;
+    stream.take(max_bytes).read_to_end(&mut answer)?;
     Ok(answer)
 }
 
@@ -88,7 +123,12 @@ fn body(answer: &[u8]) -> Result<&[u8], String> {
     let mut lines = head.split("\r\n");
     let status = lines.next().and_then(|line| line.split(' ').nth(1)).ok_or("no status line")?;
     if status != "200" {
-        return Err(format!("HTTP status {status}"));
+        let said = String::from_utf8_lossy(body.get(..200).unwrap_or(body)).trim().to_owned();
+        return Err(if said.is_empty() {
+            format!("HTTP status {status}")
+        } else {
+            format!("{status}: {said}")
+        });
     }
     let fields = lines.filter_map(|line| line.split_once(':'));
     let length =

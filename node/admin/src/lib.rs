@@ -6,6 +6,8 @@
 //! | path | answer |
 //! |---|---|
 //! | `GET /v1/status` | [`Status`] as JSON |
+//! | `GET /v1/store/report` | what the store holds, as JSON |
+//! | `GET /v1/store/events?stream=NUMBER&after=POSITION&max=EVENTS` | [`EventsPage`] as JSON |
 //! | `GET /healthz` | 200 while the node's event loop turns |
 //! | `GET /readyz` | 200 when devices can connect and be answered, else 503 and why not |
 //!
@@ -16,8 +18,9 @@ mod render;
 mod server;
 mod socket;
 mod status;
+mod store;
 
-pub use client::{FetchError, fetch_status};
+pub use client::{FetchError, fetch_events, fetch_status, fetch_store_report};
 pub use render::render;
 pub use server::{Server, StatusSource};
 pub use socket::BindError;
@@ -25,3 +28,4 @@ pub use status::{
     BacklogStatus, IngressStatus, ListenerStatus, LossStatus, NodeStatus, SessionStatus, Status, StoreStatus,
     StreamStatus, UplinkState, UplinkStatus,
 };
+pub use store::{EventsPage, PAGE_EVENTS_MAX, StoreSource, StoredRecord};

@@ -2,6 +2,7 @@
 
 use crate::socket::{self, BindError, SocketFile};
 use crate::status::Status;
+use crate::store::{self, StoreSource};
 use axum::Json;
 use axum::Router;
 use axum::extract::State;
@@ -48,9 +49,18 @@ impl Server {
 
     /// Answers until dropped. Never returns an error: what goes wrong with one connection ends that connection.
     pub async fn run(self, source: Arc<dyn StatusSource>) {
+        self.serve(router(source)).await;
+    }
+
+    /// [`Server::run`], and the store can be looked at too.
+    pub async fn run_with_store(self, source: Arc<dyn StatusSource>, store: Arc<dyn StoreSource>) {
+        self.serve(router(source).merge(store::routes(store))).await;
+    }
+
+    async fn serve(self, router: Router) {
         let Server { listener, file } = self;
         let bounded = Bounded { listener, free: Arc::new(Semaphore::new(CONNECTIONS_MAX)) };
-        if let Err(error) = axum::serve(bounded, router(source)).await {
+        if let Err(error) = axum::serve(bounded, router).await {
             tracing::error!(%error, "admin API ended");
         }
         drop(file);

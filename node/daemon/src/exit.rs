@@ -12,6 +12,8 @@ pub(crate) enum Failure {
     CannotStart(anyhow::Error),
     /// `status`: the node is up, but something needs a look: 3. Everything has been printed.
     NeedsALook,
+    /// `store`: damage was found, or not everything could be read: 1. Everything has been printed.
+    Told,
     /// A task of ours panicked: 70, EX_SOFTWARE of sysexits(3).
     Bug,
 }
@@ -19,7 +21,7 @@ pub(crate) enum Failure {
 impl Failure {
     pub(crate) fn code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Failure::Failed(_) => 1,
+            Failure::Failed(_) | Failure::Told => 1,
             Failure::CannotStart(_) => 2,
             Failure::NeedsALook => 3,
             Failure::Bug => 70,
@@ -33,7 +35,7 @@ impl fmt::Display for Failure {
         match self {
             // `{:#}`: the chain on one line, outermost first.
             Failure::Failed(error) | Failure::CannotStart(error) => write!(f, "{error:#}"),
-            Failure::NeedsALook | Failure::Bug => Ok(()),
+            Failure::NeedsALook | Failure::Told | Failure::Bug => Ok(()),
         }
     }
 }

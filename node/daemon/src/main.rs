@@ -10,6 +10,7 @@ mod panics;
 mod password;
 mod run;
 mod status;
+mod store;
 mod system;
 
 use clap::Parser;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         Command::Check(args) => check::check(&args),
         Command::Status(args) => status::status(&args),
         Command::Password(args) => password::password(&args),
+        Command::Store(args) => store::store(&args),
     };
     let Err(failure) = done else { return ExitCode::SUCCESS };
     let message = failure.to_string();

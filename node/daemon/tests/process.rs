@@ -291,7 +291,7 @@ fn a_data_directory_of_a_later_version_is_refused() {
     node.signal(Signal::TERM);
     assert_eq!(node.ended().0, Some(0));
     let format = dir.path().join("data/format");
-    let later = std::fs::read_to_string(&format).unwrap().replace('1', "99");
+    let later = "eventmesh-edge store 99\n";
     std::fs::write(&format, later).unwrap();
     let (code, _, log) = output(dir.path(), &["run", "--listen", "127.0.0.1:0"]);
     assert_eq!(code, 2, "{log}");

@@ -1,5 +1,6 @@
 //! `eventmesh-edge run`: parse, build, wire, run, drain.
 
+mod desk;
 mod floor;
 mod listeners;
 mod node;

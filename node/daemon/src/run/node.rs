@@ -1,5 +1,6 @@
 //! The node: everything that runs, wired once, stopped in order.
 
+use super::desk::Desk;
 use super::listeners::Listeners;
 use super::observe::{Observer, Phase, UplinkView};
 use super::stage::{Deadlines, Stage};
@@ -12,6 +13,7 @@ use eventmesh_edge_core::Text;
 use eventmesh_edge_core::ports::clock::Clock;
 use eventmesh_edge_core::ports::hub::Hub;
 use eventmesh_edge_core::ports::store::Store;
+use eventmesh_edge_core::route::Router;
 use eventmesh_edge_runtime::clock::SystemClock;
 use eventmesh_edge_runtime::floor::TimeFloor;
 use eventmesh_edge_runtime::forward::Forward;
@@ -32,6 +34,7 @@ pub(super) struct Node {
     clock: Arc<dyn Clock>,
     floor: Arc<TimeFloor>,
     hub: Arc<NodeHub>,
+    router: Router,
     uplinks: Vec<Built>,
     admin: Server,
     listeners: Listeners,
@@ -52,16 +55,18 @@ impl Node {
         let hub = NodeHub::new(options, Arc::clone(&store), router.clone(), Arc::clone(&clock));
         hub.restore().context("load retained messages")?;
         let floor = floor::open(&store, &clock).context("read the time floor")?;
-        let parts = uplinks::Parts { store: &store, clock: &clock, hub: &hub, router, floor: &floor };
+        let for_uplinks = router.clone();
+        let parts =
+            uplinks::Parts { store: &store, clock: &clock, hub: &hub, router: for_uplinks, floor: &floor };
         let uplinks = uplinks::build(&config, &parts)?;
         let admin = Server::bind(&config.admin.socket).context("bind the admin socket")?;
         let listeners = Listeners::bind(&config, Arc::clone(&hub) as Arc<dyn Hub>, &store, &clock)?;
-        Ok(Node { config, store: opened, clock, floor, hub, uplinks, admin, listeners })
+        Ok(Node { config, store: opened, clock, floor, hub, router, uplinks, admin, listeners })
     }
 
     /// Starts all of it; from the log line `ready` on, devices are served.
     pub(super) fn start(self) -> Running {
-        let Node { config, store: opened, clock, floor, hub, uplinks, admin, listeners } = self;
+        let Node { config, store: opened, clock, floor, hub, router, uplinks, admin, listeners } = self;
         let (forwards, views) = uplinks
             .into_iter()
             .map(|Built { forward, figures }| {
@@ -88,7 +93,9 @@ impl Node {
 
         let mut upkeep = Stage::new("admin");
         let source = Arc::clone(&observer);
-        upkeep.spawn(|stop| until(stop, async move { admin.run(source).await }));
+        let dir = config.node.data_dir.clone();
+        let desk = Arc::new(Desk { store: opened.journal, dir, router });
+        upkeep.spawn(|stop| until(stop, async move { admin.run_with_store(source, desk).await }));
         upkeep.spawn(|stop| until(stop, tick(Arc::clone(&store), clock)));
         upkeep.spawn(|stop| until(stop, floor::keep(floor, Arc::clone(&store))));
         let mut telling = Stage::new("telemetry");

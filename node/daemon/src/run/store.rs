@@ -11,6 +11,8 @@ use tracing::{info, warn};
 /// An open store, and what the node tells of its start (docs/node-events.md).
 pub(super) struct Store {
     pub(super) port: Arc<dyn StorePort>,
+    /// The same, for whoever looks at what is on disk.
+    pub(super) journal: Arc<JournalStore>,
     pub(super) previous_stop: PreviousStop,
     pub(super) cut_bytes: u64,
     pub(super) quarantined_files: u64,
@@ -25,8 +27,10 @@ pub(super) fn open(config: &Config, clock: &Arc<dyn Clock>) -> Result<Store, Ope
     let dir = &config.node.data_dir;
     let (store, opened) = JournalStore::open(dir, config.store_spec(), &options, Arc::clone(clock))?;
     report(&opened);
+    let journal = Arc::new(store);
     Ok(Store {
-        port: Arc::new(store),
+        port: Arc::clone(&journal) as Arc<dyn StorePort>,
+        journal,
         previous_stop: match (opened.log.is_new, opened.clean) {
             (true, _) => PreviousStop::First,
             (false, true) => PreviousStop::Clean,

@@ -3,6 +3,7 @@
 //! ```text
 //! b | session u64 | position u64   stored bytes u32, then options       one claim of a session on an event
 //! c | stream u32 | uplink u32      position u64                         cursor (uplink 0: no uplink yet)
+//! d | segment u32 | offset u32     nothing                              damage of the journal that was counted
 //! e | number u64                   stream u32, uplink u32, reason u8, sum             entry of the ledger, to be handed on
 //! g | generation u64               extents                              what a sealed generation should hold
 //! h | 'b'                          bytes u64, events u64                mailbox bounds in force
@@ -25,6 +26,7 @@ use crate::journal::frame::UplinkNo;
 use bytes::Bytes;
 use eventmesh_edge_core::event::Position;
 
+pub(crate) const COUNTED: u8 = b'd';
 pub(crate) const CURSOR: u8 = b'c';
 pub(crate) const ENTRY: u8 = b'e';
 pub(crate) const GENERATION: u8 = b'g';
@@ -59,6 +61,11 @@ pub(crate) fn claims(session: u64) -> Bytes {
 /// Position in a [`claim`] key.
 pub(crate) fn claim_position(key: &[u8]) -> Option<Position> {
     Some(Position(u64::from_be_bytes(*key.get(9..)?.first_chunk()?)))
+}
+
+/// Of damage in a segment, from an offset on.
+pub(crate) fn counted(segment: u32, from: u32) -> Bytes {
+    key(COUNTED, &[&segment.to_be_bytes(), &from.to_be_bytes()])
 }
 
 pub(crate) fn cursor(stream: StreamNo, uplink: UplinkNo) -> Bytes {

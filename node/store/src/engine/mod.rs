@@ -5,6 +5,7 @@
 mod admit;
 pub(crate) mod ahead;
 pub(crate) mod catalog;
+mod damage;
 mod finish;
 pub(crate) mod inspect;
 pub(crate) mod keys;

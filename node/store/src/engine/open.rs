@@ -225,6 +225,7 @@ impl Engine {
             engine.count_gap(*number, gap);
         }
         engine.count_unreadable(recovered);
+        engine.forget_counted(&recovered.unreadable)?;
         engine.count_lost_generations()?;
         for (number, extents) in unnoted {
             engine.generation_missing(number, &extents);
@@ -523,8 +524,9 @@ impl Engine {
             let same_epoch = before.zip(next).is_some_and(|(b, n)| b.epoch == n.epoch);
             let events = if same_epoch { (last.0 + 1).saturating_sub(first.0) } else { 0 };
             let bytes = u64::from(self.limits.segment_bytes);
-            tracing::error!(segment = number, events, "journal segment is unreadable, counted as lost");
-            self.lose(LossReason::Damaged, events, bytes, (first, last.max(first)));
+            if self.lose_damaged((*number, 0), events, bytes, (first, last.max(first))) {
+                tracing::error!(segment = number, events, "journal segment is unreadable, counted as lost");
+            }
         }
     }
 

@@ -408,6 +408,10 @@ impl Engine {
         let last = Position(after.0.saturating_sub(1)).max(first);
         let commits = after_lsn.0.saturating_sub(before_lsn.0 + 1);
         let events = after.0.saturating_sub(first.0);
+        let bytes = u64::from(gap.to - gap.from);
+        if !self.lose_damaged((number, gap.from), events, bytes, (first, last)) {
+            return;
+        }
         tracing::error!(
             segment = number,
             from = gap.from,
@@ -416,7 +420,6 @@ impl Engine {
             events,
             "journal is damaged here, counted as lost"
         );
-        self.lose(LossReason::Damaged, events, u64::from(gap.to - gap.from), (first, last));
     }
 
     /// Damaged chunks of a generation that can be read otherwise.

@@ -33,7 +33,7 @@ pub(crate) fn judge(facts: &Facts) -> Vec<Finding> {
         let note = Finding::new(Severity::Note, FileKind::Other, name.as_str());
         findings.push(note.what("not a file of the store").effect("it is left alone"));
     }
-    findings.sort_by(|a, b| b.severity.cmp(&a.severity));
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     findings
 }
 

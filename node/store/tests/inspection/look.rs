@@ -18,7 +18,7 @@ fn a_sound_store_is_called_sound_and_looking_changes_nothing() {
     let verdict = inspection.verify(&mut |_, _, _| {}).unwrap();
     assert!(verdict.sound, "{:#?}", verdict.findings);
     assert!(verdict.findings.is_empty(), "{:#?}", verdict.findings);
-    assert!(verdict.generations == 2 && verdict.segments > 3 && verdict.events > 400, "{verdict:?}");
+    assert!(verdict.generations >= 2 && verdict.segments >= 3 && verdict.events > 200, "{verdict:?}");
     let report = inspection.report();
     assert_eq!(report.pending_losses, []);
     read_all(&inspection, 1);
@@ -96,7 +96,7 @@ fn a_running_store_answers_for_itself_and_its_sealed_files_are_checked_beside_it
     assert_eq!(events, report.streams[0].events);
     let mut ask = || Ok::<_, InspectError>(store.report(&dir));
     let verdict = verify_running(&dir, &mut ask, &mut |_, _, _| {}).unwrap();
-    assert!(verdict.sound && verdict.running && verdict.generations == 2, "{verdict:#?}");
+    assert!(verdict.sound && verdict.running && verdict.generations >= 2, "{verdict:#?}");
     // A flipped bit in a generation that the node has.
     let number = report.generations[0].number;
     let db = dir.join(format!("generations/{number:020}/db"));

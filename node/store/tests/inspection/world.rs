@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub(crate) const NOW: Timestamp = Timestamp(1_790_000_000_000);
 /// Acknowledges everything: the journal alone would do for it.
@@ -25,19 +25,19 @@ pub(crate) const OTHER: Consumer = Consumer { stream: StreamId(1), uplink: Uplin
 pub(crate) const RETAINED: u32 = 40;
 pub(crate) const MAIL: SessionNo = SessionNo(7);
 
-struct FixedClock;
+struct TestClock(Instant);
 
-impl Clock for FixedClock {
+impl Clock for TestClock {
     fn now(&self) -> Timestamp {
         NOW
     }
     fn monotonic(&self) -> Duration {
-        Duration::ZERO
+        self.0.elapsed()
     }
 }
 
 pub(crate) fn clock() -> Arc<dyn Clock> {
-    Arc::new(FixedClock)
+    Arc::new(TestClock(Instant::now()))
 }
 
 pub(crate) fn spec() -> StoreSpec {
@@ -104,7 +104,7 @@ fn group(first: u32) -> Commit {
     let new = |n: u32| NewEvent {
         stream: Some(StreamId(u16::from(n % 4 == 3))),
         event: event(n),
-        mailboxes: if n % 16 == 0 {
+        mailboxes: if n.is_multiple_of(16) {
             vec![MailboxEntry { session: MAIL, options: Bytes::from_static(b"q1") }]
         } else {
             Vec::new()
@@ -136,12 +136,12 @@ impl World {
         let mut all = BTreeMap::new();
         let mut first = 0;
         // The keeper seals when it gets to it: commits go on until it has.
-        while store.stats().generations < 2 && first < 40_000 {
+        while store.stats().generations < 2 && first < 80_000 {
             let positions = commit(&store, group(first));
             all.extend(positions.into_iter().zip(first..));
             first += 8;
         }
-        assert_eq!(store.stats().generations, 2, "the world has its generations");
+        assert!(store.stats().generations >= 2, "the world has its generations");
         // One more checkpoint of each side, and segments that no generation covers.
         for _ in 0..60 {
             let positions = commit(&store, group(first));
