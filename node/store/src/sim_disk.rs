@@ -569,6 +569,7 @@ mod tests {
     fn names_survive_as_a_prefix() {
         for seed in 0..50 {
             let disk = SimDisk::new();
+            disk.create_dir("d").unwrap();
             disk.open("d/a", Mode::New).unwrap();
             disk.sync_dir("d").unwrap();
             disk.rename("d/a", "d/b").unwrap();
