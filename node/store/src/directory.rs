@@ -226,19 +226,20 @@ fn checksum_line(line: &str) -> String {
     format!("checksum {:08x}\n", crc32c::crc32c(line.as_bytes()))
 }
 
-/// Writes `format` unless it already says this version.
+/// Writes `format` unless it already stands there, to the byte.
 ///
 /// # Errors
 /// From the file system.
 pub fn write_format(path: &Path) -> io::Result<()> {
     let file = path.join("format");
-    if fs::read_to_string(&file).is_ok_and(|text| version_in(&text) == Some(u64::from(VERSION))) {
+    let line = format!("eventmesh-edge store {VERSION}");
+    let text = format!("{line}\n{}", checksum_line(&line));
+    if fs::read(&file).is_ok_and(|found| found == text.as_bytes()) {
         return Ok(());
     }
     let temporary = path.join(".format.new");
     let mut out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    let line = format!("eventmesh-edge store {VERSION}");
-    out.write_all(format!("{line}\n{}", checksum_line(&line)).as_bytes())?;
+    out.write_all(text.as_bytes())?;
     out.sync_all()?;
     fs::rename(&temporary, &file)?;
     File::open(path)?.sync_all()

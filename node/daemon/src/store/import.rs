@@ -50,7 +50,7 @@ pub(super) fn import(args: &Import) -> Result<(), Failure> {
     let mut summary = Summary { dry_run: args.dry_run, ..Summary::default() };
     if !is_stdin || args.dry_run {
         let mut check = Reader::open(args, &spec, "check")?;
-        while check.next_event()?.is_some() {
+        while check.next_event().map_err(Failure::Failed)?.is_some() {
             summary.events += 1;
         }
         (summary.lines, summary.duplicates) = (check.line, check.duplicates);
@@ -115,13 +115,10 @@ pub(super) fn with_remembered(mut spec: StoreSpec, remembered: &StoreSpec) -> St
 
 fn store_all(store: &JournalStore, reader: &mut Reader<'_>, summary: &mut Summary) -> anyhow::Result<()> {
     loop {
-        let before = reader.line;
         let batch = reader.next_batch()?;
-        if batch.is_empty() {
-            return Ok(());
-        }
-        let positions = commit(store, batch)
-            .with_context(|| format!("lines after {before}; go on with --from-line {}", before + 1))?;
+        let Some(first_line) = batch.first().map(|parsed| parsed.line) else { return Ok(()) };
+        let positions = commit(store, batch.into_iter().map(|parsed| parsed.event).collect());
+        let positions = positions.with_context(|| format!("go on with --from-line {first_line}"))?;
         summary.events += positions.len() as u64;
         summary.first = summary.first.take().or(positions.first().map(ToString::to_string));
         summary.last = positions.last().map(ToString::to_string).or(summary.last.take());
@@ -148,7 +145,16 @@ struct Reader<'a> {
     bytes: (u64, u64),
     progress: Progress,
     /// Read, and not in a batch yet.
-    ahead: Option<(NewEvent, usize)>,
+    ahead: Option<Parsed>,
+    /// Met behind the events of the last batch.
+    failed: Option<anyhow::Error>,
+}
+
+/// One event, and where it stood.
+struct Parsed {
+    event: NewEvent,
+    line: u64,
+    bytes: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -172,33 +178,42 @@ impl<'a> Reader<'a> {
             bytes: (0, len),
             progress: Progress::new(verb, args.place.quiet),
             ahead: None,
+            failed: None,
         })
     }
 
-    /// Events for one commit; empty at the end.
-    fn next_batch(&mut self) -> anyhow::Result<Vec<NewEvent>> {
+    /// Events for one commit; empty at the end. What stands before a line that is wrong comes before its error.
+    fn next_batch(&mut self) -> anyhow::Result<Vec<Parsed>> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while batch.len() < BATCH_EVENTS {
-            let Some((event, size)) =
-                self.ahead.take().map_or_else(|| self.next_event_or_error(), |e| Ok(Some(e)))?
-            else {
-                break;
+            let next = match self.ahead.take() {
+                Some(ahead) => Ok(Some(ahead)),
+                None => self.next_event(),
             };
-            if !batch.is_empty() && bytes + size > BATCH_BYTES {
-                self.ahead = Some((event, size));
-                break;
+            match next {
+                Ok(None) => break,
+                Ok(Some(parsed)) if !batch.is_empty() && bytes + parsed.bytes > BATCH_BYTES => {
+                    self.ahead = Some(parsed);
+                    break;
+                }
+                Ok(Some(parsed)) => {
+                    bytes += parsed.bytes;
+                    batch.push(parsed);
+                }
+                Err(error) if batch.is_empty() => return Err(error),
+                Err(error) => {
+                    self.failed = Some(error);
+                    break;
+                }
             }
-            bytes += size;
-            batch.push(event);
         }
         Ok(batch)
     }
 
-    fn next_event(&mut self) -> Result<Option<(NewEvent, usize)>, Failure> {
-        self.next_event_or_error().map_err(Failure::Failed)
-    }
-
-    fn next_event_or_error(&mut self) -> anyhow::Result<Option<(NewEvent, usize)>> {
+    fn next_event(&mut self) -> anyhow::Result<Option<Parsed>> {
         let mut text = Vec::new();
         loop {
             text.clear();
@@ -207,37 +222,50 @@ impl<'a> Reader<'a> {
                 return Ok(None);
             }
             self.line += 1;
+            if text.len() as u64 >= LINE_MAX_BYTES {
+                return Err(anyhow!("line {}: is longer than {LINE_MAX_BYTES} bytes", self.line));
+            }
             self.bytes.0 += text.len() as u64;
             self.progress.tell(self.bytes.0, self.bytes.1.max(1), "");
-            if self.line < self.args.from_line || text.iter().all(u8::is_ascii_whitespace) {
+            let parsed = line::read(text.trim_ascii(), self.clock.now());
+            if self.line < self.args.from_line {
+                // Stored by an earlier import: only for what comes a second time.
+                if let Ok(line) = &parsed {
+                    self.remember(line);
+                }
                 continue;
             }
-            let line = line::read(text.trim_ascii(), self.clock.now());
-            let line = line.with_context(|| format!("line {}", self.line))?;
+            if text.iter().all(u8::is_ascii_whitespace) {
+                continue;
+            }
+            let line = parsed.with_context(|| format!("line {}", self.line))?;
             if self.is_duplicate(&line)? {
                 continue;
             }
-            let stream = self.stream(&line)?;
-            let new = NewEvent { stream: Some(stream), event: line.event, mailboxes: Vec::new() };
-            return Ok(Some((new, text.len())));
+            let stream = Some(self.stream(&line)?);
+            let event = NewEvent { stream, event: line.event, mailboxes: Vec::new() };
+            return Ok(Some(Parsed { event, line: self.line, bytes: text.len() }));
         }
     }
 
-    /// Sixteen bytes per line are remembered: no two identities share them.
-    fn is_duplicate(&mut self, line: &Line) -> anyhow::Result<bool> {
+    /// Sixteen bytes per line: no two identities share them. False if they were there before.
+    fn remember(&mut self, line: &Line) -> bool {
         if self.args.duplicates == Duplicates::Keep {
-            return Ok(false);
+            return true;
         }
-        let id = line.event.id.as_deref().unwrap_or_default();
         let mut hash = Blake2s::<U16>::new();
         hash.update(line.event.source.len().to_le_bytes());
         hash.update(line.event.source.as_bytes());
-        hash.update(id.as_bytes());
-        if self.seen.insert(hash.finalize().into()) {
+        hash.update(line.event.id.as_deref().unwrap_or_default().as_bytes());
+        self.seen.insert(hash.finalize().into())
+    }
+
+    fn is_duplicate(&mut self, line: &Line) -> anyhow::Result<bool> {
+        if self.remember(line) {
             return Ok(false);
         }
         if self.args.duplicates == Duplicates::Refuse {
-            let source = &line.event.source;
+            let (source, id) = (&line.event.source, line.event.id.as_deref().unwrap_or_default());
             return Err(anyhow!(
                 "line {}: source {source:?} with id {id:?} was there before: --duplicates skip leaves it out",
                 self.line

@@ -2,7 +2,7 @@
 
 use super::read::Plan;
 use super::recent::Harvest;
-use super::tables::{Bounds, scan_all};
+use super::tables::{Bounds, MailboxFigures, scan_all, split_claim};
 use super::{Engine, keys};
 use crate::backing::{BackingError, Extent, StreamNo, Views};
 use crate::codec::Reader;
@@ -51,6 +51,12 @@ pub(crate) fn unbounded(name: Text, uplinks: Vec<UplinkId>) -> StreamSpec {
     StreamSpec { name, uplinks, max_bytes: u64::MAX / 4, max_age: None, when_full: WhenFull::Refuse }
 }
 
+/// Claims of a mailbox looked at together.
+const CLAIMS_PAGE: usize = 512;
+
+/// A session, what its mailbox is said to hold (entries, bytes), and what it holds.
+pub(crate) type Disagreement = (u64, (u64, u64), (u64, u64));
+
 /// One reader of a stream.
 #[derive(Clone, Debug)]
 pub(crate) struct ConsumerView {
@@ -98,6 +104,36 @@ impl Engine {
             }
         }
         Ok(missing)
+    }
+
+    /// Mailboxes whose figures are not what is in them: session, entries and bytes as noted, and as found.
+    pub(crate) fn mailbox_disagreements(&self) -> Result<Vec<Disagreement>, BackingError> {
+        let mut wrong = Vec::new();
+        for (key, value) in scan_all(self.views(), &[keys::MAILBOX])? {
+            let Some(session) = Reader::new(key.get(1..).unwrap_or_default()).u64_be() else { continue };
+            let noted = MailboxFigures::decode(&value).unwrap_or_default();
+            let found = self.claims_of(session)?;
+            if (noted.events, noted.bytes) != found {
+                wrong.push((session, (noted.events, noted.bytes), found));
+            }
+        }
+        Ok(wrong)
+    }
+
+    fn claims_of(&self, session: u64) -> Result<(u64, u64), BackingError> {
+        let prefix = keys::claims(session);
+        let (mut sum, mut after) = ((0, 0), None::<bytes::Bytes>);
+        loop {
+            let page = self.views().scan(&prefix, after.as_deref(), CLAIMS_PAGE)?;
+            for (_, value) in &page {
+                sum.0 += 1;
+                sum.1 += split_claim(value).map_or(0, |(stored, _)| u64::from(stored));
+            }
+            match page.into_iter().last() {
+                Some((key, _)) => after = Some(key),
+                None => return Ok(sum),
+            }
+        }
     }
 
     /// Names behind durable numbers; `None` for 0 and for what nobody remembers.

@@ -1,6 +1,7 @@
 //! What was found in the files, and nothing about what it means.
 
 use crate::backing::{Extent, Lsn};
+use crate::engine::inspect::Disagreement;
 use crate::journal::reader::Gap;
 use crate::spill::sums::Checked;
 use crate::views::inspect::SideState;
@@ -90,6 +91,10 @@ pub(crate) struct WholeFacts {
     pub(crate) last_position: Position,
     /// Stream, uplink, cursor.
     pub(crate) cursors: Vec<(String, Option<String>, Position)>,
+    /// Mailboxes whose figures are wrong.
+    pub(crate) mailboxes: Vec<Disagreement>,
+    /// Ledger lines whose range or count cannot be: stream and uplink as named, reason.
+    pub(crate) ledger: Vec<String>,
     /// Generations that the views know of and the disk has not, with their events.
     pub(crate) missing_generations: Vec<(u64, Vec<Extent>)>,
 }

@@ -302,6 +302,18 @@ fn whole(whole: &WholeFacts, generations: &[GenerationFact], findings: &mut Vec<
                 .push(found.what(what).effect("positions only grow: new events come after it all the same"));
         }
     }
+    for (session, noted, found) in &whole.mailboxes {
+        let finding = Finding::new(Severity::Damage, FileKind::Whole, "mailboxes");
+        let what = format!(
+            "session {session}: said to hold {} messages of {} bytes, holds {} of {}",
+            noted.0, noted.1, found.0, found.1
+        );
+        findings.push(finding.what(what).effect("its budget is off by the difference until it is empty"));
+    }
+    for line in &whole.ledger {
+        let finding = Finding::new(Severity::Damage, FileKind::Whole, "ledger");
+        findings.push(finding.what(format!("a line cannot be: {line}")));
+    }
     for (number, extents) in &whole.missing_generations {
         if generations.iter().any(|fact| fact.number == *number) {
             continue;
@@ -320,4 +332,126 @@ fn sum(extents: &[Extent]) -> Option<(Position, Position, u64)> {
     let first = extents.iter().map(|e| e.first).min()?;
     let last = extents.iter().map(|e| e.last).max()?;
     Some((first, last, extents.iter().map(|e| e.events).sum()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::facts::JournalFacts;
+    use super::*;
+    use crate::backing::Lsn;
+
+    fn facts() -> Facts {
+        let copy = |file| MetaFact { file, state: Copy::Whole, epoch: Some(3) };
+        Facts {
+            format: Copy::Whole,
+            meta: vec![copy("meta-a"), copy("meta-b")],
+            journal: JournalFacts {
+                segments: vec![segment(1, 1, 9), segment(2, 10, 19)],
+                ..JournalFacts::default()
+            },
+            generations: Vec::new(),
+            leftovers: Vec::new(),
+            sides: Vec::new(),
+            whole: Some(WholeFacts { last_position: Position::first_of(3), ..WholeFacts::default() }),
+            strange: Vec::new(),
+        }
+    }
+
+    fn segment(number: u32, first: u64, last: u64) -> SegmentFact {
+        SegmentFact {
+            number,
+            file: format!("journal/{number:08x}.seg"),
+            bytes: 4 << 20,
+            headers: [Copy::Whole; 2],
+            newest: number == 2,
+            sealed: false,
+            first_lsn: Lsn(first),
+            last_lsn: Lsn(last),
+            commits: last + 1 - first,
+            events: 40,
+            end: 5000,
+            torn_bytes: 0,
+            gaps: Vec::new(),
+            senseless: Vec::new(),
+        }
+    }
+
+    fn only(facts: &Facts) -> Finding {
+        let findings = judge(facts);
+        assert_eq!(findings.len(), 1, "{findings:#?}");
+        findings.into_iter().next().unwrap()
+    }
+
+    #[test]
+    fn nothing_wrong_is_nothing_said() {
+        assert_eq!(judge(&facts()), []);
+    }
+
+    #[test]
+    fn a_header_is_torn_only_where_nothing_was_written_behind_it() {
+        let mut facts = facts();
+        facts.journal.segments[1].headers[0] = Copy::Unreadable;
+        assert_eq!(only(&facts).severity, Severity::Damage);
+        facts.journal.segments[1].commits = 0;
+        assert_eq!(only(&facts).severity, Severity::Torn);
+        facts.journal.segments[1].headers = [Copy::Whole, Copy::Unreadable];
+        assert_eq!(only(&facts).offset, Some((4 << 20) - 64));
+    }
+
+    #[test]
+    fn a_gap_names_its_bytes_commits_and_positions_and_costs_nothing_where_a_generation_has_it() {
+        let mut facts = facts();
+        let at = |counter: u64| Position(Position::first_of(3).0 + counter - 1);
+        let gap = Gap { from: 200, to: 300, before: (Lsn(4), at(20)), after: Some((Lsn(7), at(25))) };
+        facts.journal.segments[0].gaps.push(gap);
+        let finding = only(&facts);
+        assert_eq!((finding.offset, finding.bytes), (Some(200), Some(100)));
+        assert_eq!(
+            finding.lost,
+            Some(Lost { events: Some(5), first: "3.20".into(), last: Some("3.24".into()) })
+        );
+        let text = finding.to_string();
+        assert!(
+            text.starts_with("DAMAGE: journal/00000001.seg at 200, 100 bytes: ")
+                && text.contains("commits 5 to 6")
+        );
+        facts.journal.segments[0].sealed = true;
+        assert_eq!(only(&facts).lost, None);
+    }
+
+    #[test]
+    fn commits_that_are_missing_between_segments_are_seen_and_repeated_ones_are_not_damage() {
+        let mut facts = facts();
+        facts.journal.segments[1].first_lsn = Lsn(9);
+        assert_eq!(judge(&facts), []);
+        facts.journal.segments[1].first_lsn = Lsn(12);
+        assert!(only(&facts).what.contains("begins with commit 12"));
+        // Two findings would say the same thing twice.
+        facts.journal.segments[1].number = 3;
+        facts.journal.unreadable.push((2, "journal/00000002.seg".to_owned(), false));
+        assert!(only(&facts).what.contains("missing"));
+    }
+
+    #[test]
+    fn figures_that_cannot_be_are_damage() {
+        let mut facts = facts();
+        let whole = facts.whole.as_mut().unwrap();
+        let beyond = Position(Position::first_of(3).0 + 1);
+        whole.cursors.push(("telemetry".to_owned(), None, beyond));
+        whole.mailboxes.push((7, (3, 300), (2, 200)));
+        let findings = judge(&facts);
+        assert!(findings.iter().all(|finding| finding.severity == Severity::Damage), "{findings:#?}");
+        assert!(findings[0].what.contains("acknowledged up to 3.2"), "{findings:#?}");
+        assert!(findings[1].what.contains("said to hold 3 messages"), "{findings:#?}");
+    }
+
+    #[test]
+    fn epochs_that_differ_tell_of_a_start_that_was_cut_short() {
+        let mut facts = facts();
+        facts.meta[0].epoch = Some(4);
+        assert_eq!(only(&facts).severity, Severity::Torn);
+        facts.meta[1].state = Copy::Unreadable;
+        facts.meta[1].epoch = None;
+        assert_eq!(only(&facts).severity, Severity::Damage);
+    }
 }

@@ -243,6 +243,12 @@ pub(crate) fn whole(engine: &crate::engine::Engine) -> Result<WholeFacts, Inspec
         }
     }
     whole.missing_generations = engine.missing_generations()?;
+    whole.mailboxes = engine.mailbox_disagreements()?;
+    let lines = engine
+        .ledger()
+        .into_iter()
+        .filter(|line| line.first > line.last || line.events == 0 && line.bytes > 0);
+    whole.ledger = lines.map(|line| format!("{:?}: {} to {}", line.reason, line.first, line.last)).collect();
     Ok(whole)
 }
 
