@@ -1,6 +1,7 @@
 //! Writing a generation and proving it.
 //!
-//! 1. Chunks go into sled as they fill, the manifest behind them; all is flushed, closed, and synced by our own handles.
+//! 1. Chunks go into sled as they fill, some hundred at a time ([`Pending`]), the manifest behind them; all is flushed,
+//!    closed, and synced by our own handles.
 //! 2. The database is opened anew and every entry read back and checked: what comes back is what a start will find.
 //!    This first clean open is also the one that writes sled's snapshot; later opens change no byte.
 //! 3. The files `extents` and `sums` are written, everything synced again. The caller renames the directory into place.
@@ -19,8 +20,12 @@ use std::path::Path;
 /// File beside the database that holds the manifest again.
 pub(super) const EXTENTS_FILE: &str = "extents";
 
-/// Values written or read before the database is reopened: what bounds the memory of its cache.
-pub(super) const WINDOW_BYTES: usize = 2 * 1024 * 1024;
+/// Values written or read before the database is reopened: what bounds the memory of its cache. Not smaller, because
+/// each open reads the whole page table again.
+pub(super) const WINDOW_BYTES: usize = 4 * 1024 * 1024;
+
+/// Values gathered before they go into sled together.
+const PENDING_BYTES: usize = 512 * 1024;
 
 /// Manifest bytes in one entry.
 const MANIFEST_PART: usize = 4000;
@@ -53,8 +58,65 @@ struct Writer {
     streams: BTreeMap<StreamNo, Stream>,
     packer: Packer,
     collector: Collector,
+    pending: Pending,
     /// Value bytes since the last open.
     in_window: usize,
+}
+
+/// Entries on their way into sled. Appended one by one, each is written three times: when it is inserted, and with its leaf
+/// of 17 when that is split, on the right side and later on the left. So first the keys go in with empty values, which
+/// makes leaves of 8 or 9 entries, and then the values: a leaf takes nine changes without being written anew, so nearly
+/// all of them are written once. The last keys of each stream stay empty for the moment: their leaf is yet to be split.
+#[derive(Default)]
+struct Pending {
+    entries: Vec<(Vec<u8>, Vec<u8>)>,
+    bytes: usize,
+}
+
+/// More than a leaf holds.
+const LEAF_MAX: usize = 17;
+
+/// Bytes of a key that all entries of a stream share.
+const STREAM_PREFIX: usize = 5;
+
+impl Pending {
+    fn push(&mut self, key: &[u8], value: &[u8]) {
+        self.bytes += value.len();
+        self.entries.push((key.to_vec(), value.to_vec()));
+    }
+
+    /// Writes what can be written now, or at the end all; returns the bytes.
+    fn write(&mut self, sled: &SledDir, at_end: bool) -> Result<usize, BackingError> {
+        let mut entries = std::mem::take(&mut self.entries);
+        entries.sort_unstable();
+        for (key, _) in &entries {
+            sled.insert(key, &[])?;
+        }
+        let stream = |entry: &(Vec<u8>, Vec<u8>)| entry.0.get(..STREAM_PREFIX).map(<[u8]>::to_vec);
+        let mut is_last: Vec<bool> = entries
+            .iter()
+            .enumerate()
+            .map(|(idx, entry)| {
+                entries.get(idx + LEAF_MAX).is_none_or(|later| stream(later) != stream(entry))
+            })
+            .collect();
+        let kept = entries.iter().zip(&is_last).filter(|(_, last)| **last).map(|(entry, _)| entry.1.len());
+        if at_end || kept.sum::<usize>() > PENDING_BYTES / 2 {
+            // So many streams that keeping would be all that is left.
+            is_last.fill(false);
+        }
+        let mut written = 0;
+        for (entry, is_last) in entries.into_iter().zip(is_last) {
+            if is_last {
+                self.entries.push(entry);
+            } else {
+                sled.insert(&entry.0, &entry.1)?;
+                written += entry.1.len();
+            }
+        }
+        self.bytes -= written;
+        Ok(written)
+    }
 }
 
 struct Stream {
@@ -66,7 +128,8 @@ impl Writer {
     fn create(path: &Path) -> Result<Self, BackingError> {
         let sled = SledDir::open(path)?;
         let (packer, collector) = (Packer::new(), Collector::new());
-        Ok(Writer { sled, streams: BTreeMap::new(), packer, collector, in_window: 0 })
+        let (streams, pending) = (BTreeMap::new(), Pending::default());
+        Ok(Writer { sled, streams, packer, collector, pending, in_window: 0 })
     }
 
     fn add(&mut self, record: &SpillRecord<'_>) -> Result<(), BackingError> {
@@ -96,14 +159,19 @@ impl Writer {
     /// Writes the chunk that a stream has gathered.
     fn flush(&mut self, stream: StreamNo) -> Result<(), BackingError> {
         let Some(Stream { builder, .. }) = self.streams.get_mut(&stream) else { return Ok(()) };
-        let (sled, in_window) = (&self.sled, &mut self.in_window);
-        let head = builder.finish(&mut self.packer, |key, value| {
-            *in_window += value.len();
-            sled.insert(key, value).map(|_| ())
+        let pending = &mut self.pending;
+        let head = builder.finish(&mut self.packer, |key, value| -> Result<(), BackingError> {
+            pending.push(key, value);
+            Ok(())
         })?;
         if let Some(head) = head {
             self.collector.add(stream, &head);
         }
+        if self.pending.bytes > PENDING_BYTES { self.write_pending(false) } else { Ok(()) }
+    }
+
+    fn write_pending(&mut self, at_end: bool) -> Result<(), BackingError> {
+        self.in_window += self.pending.write(&self.sled, at_end)?;
         if self.in_window > WINDOW_BYTES {
             self.in_window = 0;
             self.sled.reopen()?;
@@ -116,6 +184,7 @@ impl Writer {
         for stream in streams {
             self.flush(stream)?;
         }
+        self.write_pending(true)?;
         let Writer { sled, collector, .. } = self;
         let manifest = collector.finish(lsns);
         let encoded = manifest.encode();

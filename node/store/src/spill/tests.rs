@@ -333,7 +333,7 @@ fn harm(path: &Path, at: usize, way: usize) {
 #[test]
 fn damage_anywhere_yields_only_true_records_and_an_account_of_the_rest() {
     let dir = tempfile::tempdir().unwrap();
-    let mut records = telemetry(12_000, 3);
+    let mut records = telemetry(36_000, 3);
     records[500].body = noise(1, 40_000);
     let number = seal(&mut open(dir.path()), &records);
     let generation = Path::new(GENERATIONS).join(format!("{number:020}"));
@@ -342,10 +342,10 @@ fn damage_anywhere_yields_only_true_records_and_an_account_of_the_rest() {
         files::entries(&dir.path().join(&generation)).unwrap().iter().filter(|(_, kind)| kind.is_file())
     {
         let len = usize::try_from(fs::metadata(file).unwrap().len()).unwrap();
-        for (n, way) in (0..12).flat_map(|n| (0..5).map(move |way| (n, way))) {
+        for (n, way) in (0..8).flat_map(|n| (0..5).map(move |way| (n, way))) {
             let image = tempfile::tempdir().unwrap();
             copy_dir(dir.path(), image.path());
-            harm(&image.path().join(&generation).join(files::name(file)), n * len / 12, way);
+            harm(&image.path().join(&generation).join(files::name(file)), n * len / 8, way);
             let (mut generations, report) = SledGenerations::open(image.path()).unwrap();
             if !report.quarantined.is_empty() {
                 wholly += 1;
