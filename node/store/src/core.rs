@@ -270,10 +270,11 @@ impl Core {
         after: Position,
         want: usize,
     ) -> Result<(Vec<(Position, Bytes, u32, Bytes)>, Option<Position>), ReadError> {
-        let engine = self.engine();
+        let mut engine = self.engine();
+        let views = engine.views_now().map_err(views_failed)?;
         let prefix = keys::claims(session.0);
         let after = keys::claim(session.0, after);
-        let rows = engine.views().scan(&prefix, Some(&after), want).map_err(views_failed)?;
+        let rows = views.scan(&prefix, Some(&after), want).map_err(views_failed)?;
         let full = rows.len() >= want;
         let last = rows.last().and_then(|(key, _)| keys::claim_position(key)).filter(|_| full);
         let mut page = Vec::with_capacity(rows.len());
@@ -283,7 +284,7 @@ impl Core {
             else {
                 continue;
             };
-            if let Some(body) = engine.views().get(&keys::mail(position)).map_err(views_failed)? {
+            if let Some(body) = views.get(&keys::mail(position)).map_err(views_failed)? {
                 page.push((position, options, stored, body));
             }
         }
@@ -291,7 +292,9 @@ impl Core {
     }
 
     pub(crate) fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
-        self.engine().views().get(&keys::table(table as u8, key)).map_err(views_failed)
+        let mut engine = self.engine();
+        let views = engine.views_now().map_err(views_failed)?;
+        views.get(&keys::table(table as u8, key)).map_err(views_failed)
     }
 
     pub(crate) fn scan(
@@ -303,7 +306,9 @@ impl Core {
     ) -> Result<Vec<(Bytes, Bytes)>, ReadError> {
         let prefix = keys::table(table as u8, prefix);
         let after = after.map(|after| keys::table(table as u8, after));
-        let rows = self.engine().views().scan(&prefix, after.as_deref(), max).map_err(views_failed)?;
+        let mut engine = self.engine();
+        let views = engine.views_now().map_err(views_failed)?;
+        let rows = views.scan(&prefix, after.as_deref(), max).map_err(views_failed)?;
         // Two bytes of every key are ours.
         Ok(rows.into_iter().map(|(key, value)| (key.slice(2.min(key.len())..), value)).collect())
     }
@@ -339,6 +344,9 @@ impl Core {
 
     /// Does what is due off the commit path. True if a group has to be made for it: the store has something to commit.
     pub(crate) fn maintain(&self) -> bool {
+        if let Err(error) = self.engine().views_now() {
+            tracing::warn!(%error, "answered commits wait for the views, the journal has them");
+        }
         self.expire();
         let work = self.engine().take_checkpoint();
         if let Some(work) = work {

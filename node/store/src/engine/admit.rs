@@ -125,6 +125,9 @@ impl Engine {
 
     /// Writes one commit's frame at the end of the group, or nothing.
     fn write(&mut self, group: &mut Group, commit: &Commit) -> Result<Written, CommitError> {
+        if self.tables.is_far_behind() && is_for_views(commit) {
+            return Err(CommitError::Io(Arc::new(io::Error::other("the views cannot be read"))));
+        }
         let start = group.frames.len();
         let first = self.next_position;
         let first_mark = group.marks.len();
@@ -149,7 +152,7 @@ impl Engine {
         frame.finish(base.seed);
         let lsn = self.next_lsn;
         self.next_lsn.0 += 1;
-        let for_views = has_changes || commit.events.iter().any(|e| !e.mailboxes.is_empty());
+        let for_views = has_changes || is_for_views(commit);
         let positions = first.0..self.next_position.0;
         Ok(Written { frame: start..frames.len(), lsn, positions, for_views })
     }
@@ -382,6 +385,12 @@ impl Engine {
             last,
         })
     }
+}
+
+/// True if there is more in a commit than events for streams.
+fn is_for_views(commit: &Commit) -> bool {
+    let state = commit.state.is_empty() && commit.cursors.is_empty() && commit.losses.is_empty();
+    !state || commit.events.iter().any(|event| !event.mailboxes.is_empty())
 }
 
 /// The ledger entry for what was passed over.

@@ -120,9 +120,11 @@ impl Engine {
     /// Gives the commits to the views, one by one. With the last one go the numbers that were kept out of the views so
     /// far, if a checkpoint is about to be made or their cache is full.
     fn apply(&mut self, group: &Group, frames: &Bytes, finished: &mut Finished) {
-        let wanted = matches!(self.checkpoint, Checkpoint::Wanted);
+        // While the views are behind, what the sequences do not keep in memory would be read from them as it was.
+        let is_behind = self.tables.is_behind();
+        let wanted = matches!(self.checkpoint, Checkpoint::Wanted) && !is_behind;
         let mut lazy = Vec::new();
-        if wanted || self.sequences.is_over_full() {
+        if wanted || (self.sequences.is_over_full() && !is_behind) {
             self.flush_lazy(&mut lazy);
         }
         let last = Lsn(self.next_lsn.0 - 1);
@@ -159,7 +161,7 @@ impl Engine {
                 }
             }
         }
-        self.tables.apply(&frame, more);
+        self.tables.apply(&frame, body, &group.base, more);
     }
 
     fn flush_lazy(&mut self, ops: &mut Vec<ViewOp>) {

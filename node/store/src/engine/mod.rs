@@ -24,7 +24,7 @@ use self::recent::Recent;
 use self::segments::{GenerationInfo, Segment};
 use self::sequences::Sequences;
 use self::tables::Tables;
-use crate::backing::{CheckpointWork, Generations, Lsn, Views};
+use crate::backing::{BackingError, CheckpointWork, Generations, Lsn, Views};
 use crate::journal::frame::{CursorEntry, LossEntry};
 use crate::journal::header::Identity;
 use bytes::Bytes;
@@ -248,8 +248,15 @@ impl Engine {
         segments + spares + self.counters.views_disk + self.counters.generations_disk
     }
 
+    /// The views as they are: a full disk may keep them behind the answered commits ([`Tables`]).
     pub(crate) fn views(&self) -> &dyn Views {
         &*self.tables.views
+    }
+
+    /// The views as the answered commits say, or why they cannot be had.
+    pub(crate) fn views_now(&mut self) -> Result<&dyn Views, BackingError> {
+        self.tables.catch_up()?;
+        Ok(&*self.tables.views)
     }
 
     pub(crate) fn spare_segments_max(&self) -> usize {

@@ -60,7 +60,7 @@ impl Walk {
         while let Some(located) = cursor.next() {
             // It parsed when the cursor took it.
             if let Ok(frame) = Frame::parse(&located.body, &found.source.base) {
-                self.frame(&frame, &mut segment)?;
+                self.frame(&frame, &located.body, &mut segment)?;
             }
         }
         segment.source.end = End::At(match found.source.end {
@@ -75,7 +75,7 @@ impl Walk {
         Ok(())
     }
 
-    fn frame(&mut self, frame: &Frame<'_>, segment: &mut Segment) -> Result<(), BackingError> {
+    fn frame(&mut self, frame: &Frame<'_>, body: &[u8], segment: &mut Segment) -> Result<(), BackingError> {
         segment.last_lsn = frame.lsn;
         self.last = self.last.max(frame.lsn);
         let is_new = frame.lsn > self.applied;
@@ -94,7 +94,7 @@ impl Walk {
             self.sequences.flush(&mut more);
         }
         if for_views {
-            self.tables.apply(frame, more);
+            self.tables.apply(frame, body, &segment.source.base, more);
         } else if !more.is_empty() {
             self.tables.apply_ops(frame.lsn, more);
         }

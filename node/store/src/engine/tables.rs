@@ -1,22 +1,30 @@
 //! What a commit does to the views: a function of the frame and of the views before it, nothing else, so that a replay
 //! at a start repeats what was done live, decision for decision. (The bounds of mailboxes are a view entry for that
 //! reason.)
+//!
+//! It is applied as a whole or not at all. If the views cannot be read for it (their database is opened again now and then,
+//! and sled writes at an open: a full disk refuses that), the commit waits here, and all later ones behind it, until they
+//! can. Meanwhile the views count as they were: their next checkpoint claims nothing that is missing, so the journal keeps
+//! what waits here, and nothing is lost with the process (P1).
 
 use super::keys;
 use super::ledger::Ledger;
 use crate::backing::{BackingError, Lsn, StreamNo, ViewOp, Views};
 use crate::codec::{Reader, put_varint};
-use crate::journal::frame::{Change, CursorEntry, EventEntry, Frame, Item, LossEntry, UplinkNo};
+use crate::journal::frame::{Base, Change, CursorEntry, EventEntry, Frame, Item, LossEntry, UplinkNo};
 use bytes::{BufMut, Bytes, BytesMut};
 use eventmesh_edge_core::event::Position;
 use eventmesh_edge_core::ports::store::LossReason;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+
+/// Bytes of commits that may wait for the views; more state is refused then (P5).
+const WAITING_MAX: usize = 4 << 20;
 
 /// Entries read at once when a mailbox is cleared.
 const PAGE: usize = 256;
 
 /// Budget of each mailbox.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Bounds {
     pub(crate) bytes: u64,
     pub(crate) events: u64,
@@ -78,6 +86,26 @@ pub(crate) struct Tables {
     pub(crate) views: Box<dyn Views>,
     pub(crate) ledger: Ledger,
     pub(crate) bounds: Bounds,
+    waiting: VecDeque<Waiting>,
+    waiting_bytes: usize,
+}
+
+/// A commit that the views could not take yet.
+struct Waiting {
+    lsn: Lsn,
+    /// Its frame; `None` if there is only `more`.
+    frame: Option<(Bytes, Base)>,
+    more: Vec<ViewOp>,
+}
+
+impl Waiting {
+    fn bytes(&self) -> usize {
+        let ops = self.more.iter().map(|op| match op {
+            ViewOp::Put(key, value) => key.len() + value.len(),
+            ViewOp::Delete(key) => key.len(),
+        });
+        64 + self.frame.as_ref().map_or(0, |(body, _)| body.len()) + ops.sum::<usize>()
+    }
 }
 
 impl Tables {
@@ -85,16 +113,71 @@ impl Tables {
     pub(crate) fn new(views: Box<dyn Views>) -> Result<Tables, BackingError> {
         let unlimited = Bounds { bytes: u64::MAX, events: u64::MAX };
         let ledger = Ledger::load(&*views)?;
-        let mut tables = Tables { views, ledger, bounds: unlimited };
+        let mut tables =
+            Tables { views, ledger, bounds: unlimited, waiting: VecDeque::new(), waiting_bytes: 0 };
         if let Some(bounds) = tables.views.get(keys::BOUNDS)?.and_then(|b| Bounds::decode(&b)) {
             tables.bounds = bounds;
         }
         Ok(tables)
     }
 
-    /// Applies one frame, and `more` beside it; returns how many entries mailboxes lost by their bounds.
-    pub(crate) fn apply(&mut self, frame: &Frame<'_>, more: Vec<ViewOp>) -> u64 {
-        let mut step = Step { tables: self, ops: BTreeMap::new(), events: Vec::new(), evicted: 0 };
+    /// Applies one frame, whose bytes are `body`, and `more` beside it.
+    pub(crate) fn apply(&mut self, frame: &Frame<'_>, body: &[u8], base: &Base, more: Vec<ViewOp>) {
+        if self.catch_up().is_ok() {
+            match self.changes(frame) {
+                Ok(changes) => return self.take(frame.lsn, changes, more),
+                Err(error) => {
+                    tracing::error!(%error, lsn = frame.lsn.0, "views cannot be read, what changes them waits");
+                }
+            }
+        }
+        // A copy: the frame may be a small part of a large group.
+        self.wait(Waiting { lsn: frame.lsn, frame: Some((Bytes::copy_from_slice(body), *base)), more });
+    }
+
+    /// Applies changes that belong to a commit without being in its frame.
+    pub(crate) fn apply_ops(&mut self, lsn: Lsn, ops: Vec<ViewOp>) {
+        match self.catch_up() {
+            Ok(()) => self.views.apply(lsn, ops),
+            Err(_) => self.wait(Waiting { lsn, frame: None, more: ops }),
+        }
+    }
+
+    /// Applies what waits, as far as the views can be read. An error says that something still waits: the views are not
+    /// what the answered commits say.
+    pub(crate) fn catch_up(&mut self) -> Result<(), BackingError> {
+        while let Some(first) = self.waiting.front() {
+            let frame = first.frame.clone();
+            let parsed = frame.as_ref().and_then(|(body, base)| Frame::parse(body, base).ok());
+            let changes =
+                parsed.as_ref().map_or_else(|| Ok(Changes::default()), |frame| self.changes(frame))?;
+            if let Some(first) = self.waiting.pop_front() {
+                self.waiting_bytes -= first.bytes();
+                self.take(first.lsn, changes, first.more);
+            }
+        }
+        Ok(())
+    }
+
+    /// True if commits wait for the views.
+    pub(crate) fn is_behind(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// True if so many wait that no more state is taken.
+    pub(crate) fn is_far_behind(&self) -> bool {
+        self.waiting_bytes > WAITING_MAX
+    }
+
+    fn wait(&mut self, commit: Waiting) {
+        self.waiting_bytes += commit.bytes();
+        self.waiting.push_back(commit);
+    }
+
+    /// What a frame changes, with nothing changed yet.
+    fn changes(&self, frame: &Frame<'_>) -> Result<Changes, BackingError> {
+        let changes = Changes { bounds: self.bounds, ..Changes::default() };
+        let mut step = Step { tables: self, changes, events: Vec::new() };
         for item in frame.items() {
             let Ok(item) = item else {
                 tracing::error!(
@@ -103,19 +186,29 @@ impl Tables {
                 );
                 break;
             };
-            if let Err(error) = step.item(&item) {
-                tracing::error!(%error, lsn = frame.lsn.0, "views cannot be read; a change is applied without what was there");
-            }
+            step.item(&item)?;
         }
-        let evicted = step.evicted;
-        let ops = step.into_ops(more);
-        self.views.apply(frame.lsn, ops);
-        evicted
+        Ok(step.changes)
     }
 
-    /// Applies changes that belong to a commit without being in its frame.
-    pub(crate) fn apply_ops(&mut self, lsn: Lsn, ops: Vec<ViewOp>) {
-        self.views.apply(lsn, ops);
+    fn take(&mut self, lsn: Lsn, changes: Changes, more: Vec<ViewOp>) {
+        let Changes { mut ops, bounds, ledger } = changes;
+        self.bounds = bounds;
+        let mut of_ledger = Vec::new();
+        for step in ledger {
+            match step {
+                LedgerStep::Add(loss) => self.ledger.add(&loss, &mut of_ledger),
+                LedgerStep::Cut => self.ledger.cut(&mut of_ledger),
+                LedgerStep::Forget(through) => self.ledger.forget(through, &mut of_ledger),
+            }
+        }
+        // No other change has a key of the ledger.
+        ops.extend(of_ledger);
+        let ops = ops.into_iter().map(|(key, value)| match value {
+            Some(value) => ViewOp::Put(key, value),
+            None => ViewOp::Delete(key),
+        });
+        self.views.apply(lsn, ops.chain(more).collect());
     }
 
     pub(crate) fn mailbox(&self, session: u64) -> Result<MailboxFigures, BackingError> {
@@ -138,37 +231,43 @@ pub(crate) fn scan_all(views: &dyn Views, prefix: &[u8]) -> Result<Vec<(Bytes, B
     }
 }
 
+/// What one commit changes.
+#[derive(Default)]
+struct Changes {
+    ops: BTreeMap<Bytes, Option<Bytes>>,
+    bounds: Bounds,
+    /// In their order.
+    ledger: Vec<LedgerStep>,
+}
+
+enum LedgerStep {
+    Add(LossEntry),
+    Cut,
+    Forget(u64),
+}
+
 /// One commit being applied: its changes so far lie over the views.
 struct Step<'t, 'f> {
-    tables: &'t mut Tables,
-    ops: BTreeMap<Bytes, Option<Bytes>>,
+    tables: &'t Tables,
+    changes: Changes,
     /// Record bodies of the commit's events, for values that refer to them.
     events: Vec<&'f [u8]>,
-    evicted: u64,
 }
 
 impl<'f> Step<'_, 'f> {
-    fn into_ops(self, more: Vec<ViewOp>) -> Vec<ViewOp> {
-        let mine = self.ops.into_iter().map(|(key, value)| match value {
-            Some(value) => ViewOp::Put(key, value),
-            None => ViewOp::Delete(key),
-        });
-        mine.chain(more).collect()
-    }
-
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, BackingError> {
-        match self.ops.get(key) {
+        match self.changes.ops.get(key) {
             Some(changed) => Ok(changed.clone()),
             None => self.tables.views.get(key),
         }
     }
 
     fn put(&mut self, key: Bytes, value: Bytes) {
-        self.ops.insert(key, Some(value));
+        self.changes.ops.insert(key, Some(value));
     }
 
     fn delete(&mut self, key: Bytes) {
-        self.ops.insert(key, None);
+        self.changes.ops.insert(key, None);
     }
 
     /// As [`Views::scan`], with this commit's changes.
@@ -178,8 +277,11 @@ impl<'f> Step<'_, 'f> {
         after: Option<&[u8]>,
         max: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, BackingError> {
-        let mine =
-            self.ops.range(Bytes::copy_from_slice(prefix)..).take_while(|(key, _)| key.starts_with(prefix));
+        let mine = self
+            .changes
+            .ops
+            .range(Bytes::copy_from_slice(prefix)..)
+            .take_while(|(key, _)| key.starts_with(prefix));
         let mine: Vec<_> = mine.filter(|(key, _)| after.is_none_or(|after| &key[..] > after)).collect();
         let below = self.tables.views.scan(prefix, after, max + mine.len())?;
         let mut merged: BTreeMap<Bytes, Option<Bytes>> =
@@ -242,7 +344,7 @@ impl<'f> Step<'_, 'f> {
 
     /// Gives the oldest entries up until the mailbox is within its bounds; the newest stays whatever its size.
     fn evict(&mut self, session: u64, figures: &mut MailboxFigures) -> Result<(), BackingError> {
-        let bounds = self.tables.bounds;
+        let bounds = self.changes.bounds;
         while figures.events > 1 && (figures.events > bounds.events || figures.bytes > bounds.bytes) {
             let before = keys::claim(session, Position(figures.lowest.0.saturating_sub(1)));
             let oldest = self.scan(&keys::claims(session), Some(&before), 1)?;
@@ -254,7 +356,6 @@ impl<'f> Step<'_, 'f> {
             figures.events -= 1;
             figures.bytes = figures.bytes.saturating_sub(u64::from(stored));
             figures.lowest = position.next();
-            self.evicted += 1;
             self.loss(&LossEntry {
                 stream: StreamNo(0),
                 uplink: UplinkNo(0),
@@ -312,10 +413,11 @@ impl<'f> Step<'_, 'f> {
 
     fn view(&mut self, key: &[u8], value: &[u8]) {
         match key {
-            keys::BOUNDS => self.tables.bounds = Bounds::decode(value).unwrap_or(self.tables.bounds),
-            keys::LEDGER_CUT => return self.cut_ledger(),
+            keys::BOUNDS => self.changes.bounds = Bounds::decode(value).unwrap_or(self.changes.bounds),
+            keys::LEDGER_CUT => return self.changes.ledger.push(LedgerStep::Cut),
             keys::LEDGER_FORGET => {
-                return self.forget_ledger(Reader::new(value).u64_be().unwrap_or(0));
+                let through = Reader::new(value).u64_be().unwrap_or(0);
+                return self.changes.ledger.push(LedgerStep::Forget(through));
             }
             _ => {}
         }
@@ -380,20 +482,10 @@ impl<'f> Step<'_, 'f> {
     }
 
     fn loss(&mut self, loss: &LossEntry) {
-        let mut changes = Vec::new();
-        self.tables.ledger.add(loss, &mut changes);
-        self.ops.extend(changes);
-    }
-
-    fn cut_ledger(&mut self) {
-        let mut changes = Vec::new();
-        self.tables.ledger.cut(&mut changes);
-        self.ops.extend(changes);
-    }
-
-    fn forget_ledger(&mut self, through: u64) {
-        let mut changes = Vec::new();
-        self.tables.ledger.forget(through, &mut changes);
-        self.ops.extend(changes);
+        self.changes.ledger.push(LedgerStep::Add(*loss));
     }
 }
+
+#[cfg(test)]
+#[path = "tables_tests.rs"]
+mod tests;
