@@ -4,6 +4,7 @@ mod arm;
 mod bench;
 mod process;
 mod quickstart;
+mod receivers;
 mod suites;
 mod tools;
 
@@ -32,12 +33,8 @@ enum Chore {
         #[arg(long, default_value_t = 1)]
         from: u64,
     },
-    /// Kills a loaded node with SIGKILL at random moments, more often than the test does
-    Crash {
-        /// How many kills
-        #[arg(long, default_value_t = 500)]
-        kills: u32,
-    },
+    /// Power cuts at every file operation of the store, and kills of a loaded node: more of both than the test does
+    Crash(suites::CrashOptions),
     /// Measures the release build beside its peers and prints a table (takes minutes, needs a quiet machine)
     Bench(bench::Options),
     /// Builds the node for ARM with Debian's cross compilers and tries it under QEMU
@@ -53,7 +50,7 @@ fn main() -> ExitCode {
         Chore::Quickstart(options) => quickstart::run_scene(&options),
         Chore::Test(options) => suites::run_all(&options),
         Chore::Sim { seeds, from } => suites::sim(seeds, from),
-        Chore::Crash { kills } => suites::crash(kills),
+        Chore::Crash(options) => suites::crash(&options),
         Chore::Bench(options) => bench::run_all(&options),
         Chore::Arm { triple } => arm::run_for(&triple),
     };

@@ -24,7 +24,8 @@ struct Suite {
 
 /// Runs all suites, prints their minutes, fails if one failed.
 pub(crate) fn run_all(options: &Options) -> Outcome {
-    let skipped = tools::provide();
+    let mut skipped = tools::provide();
+    skipped.extend(crate::receivers::provide());
     let mut report = Vec::new();
     let mut failed = Vec::new();
     for suite in
@@ -47,7 +48,7 @@ pub(crate) fn run_all(options: &Options) -> Outcome {
     println!("\n== suites\n{}", report.join("\n"));
     for tool in &skipped {
         println!(
-            "SKIPPED: the tests that need `{tool}`, which is not on this machine and could not be installed"
+            "SKIPPED: the tests that need `{tool}`, which is not on this machine, or not allowed, and could not be installed"
         );
     }
     if failed.is_empty() { Ok(()) } else { Err(format!("failed: {}", failed.join(", "))) }
@@ -71,8 +72,34 @@ pub(crate) fn sim(seeds: u64, from: u64) -> Outcome {
     ]))
 }
 
-/// The kill test with more kills than the test has.
-pub(crate) fn crash(kills: u32) -> Outcome {
+/// The power-cut sweep and the kill test, each longer than the tests are. Failing images become fixtures, which the tests
+/// judge from then on (`docs/crash-testing.md`).
+#[derive(Args)]
+pub(crate) struct CrashOptions {
+    /// How many images of power cuts; 0 leaves the sweep out
+    #[arg(long, default_value_t = 100_000)]
+    images: u64,
+    /// Where the sweep's choices begin
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How many kills of a loaded node; 0 leaves them out
+    #[arg(long, default_value_t = 500)]
+    kills: u32,
+}
+
+pub(crate) fn crash(options: &CrashOptions) -> Outcome {
+    tools::provide();
+    if options.images > 0 {
+        let (images, seed) = (options.images.to_string(), options.seed.to_string());
+        let mut sweep =
+            cargo(&["run", "--release", "-p", "eventmesh-edge-crash", "--bin", "crash-sweep", "--"]);
+        sweep.args(["sweep", "--images", &images, "--seed", &seed, "--keep", "tests/crash/fixtures"]);
+        step(&mut sweep)?;
+    }
+    if options.kills > 0 { kills(options.kills) } else { Ok(()) }
+}
+
+fn kills(kills: u32) -> Outcome {
     run(&mut programs())?;
     let mut command = cargo(&["test", "-p", "eventmesh-edge-e2e", "--test", "kill", "--", "--nocapture"]);
     command.env("EDGE_KILLS", kills.to_string());
@@ -111,11 +138,23 @@ fn all() -> Vec<Suite> {
                 "--exclude",
                 "eventmesh-edge-sim",
                 "--exclude",
-                // The power-cut sweep is a command of its own until its images are all green.
                 "eventmesh-edge-crash",
             ])],
         },
         Suite { name: "sim", steps: vec![cargo(&["test", "-p", "eventmesh-edge-sim"])] },
+        // One test after the other: each sweep takes both cores itself.
+        Suite {
+            name: "crash",
+            steps: vec![cargo(&[
+                "test",
+                "-p",
+                "eventmesh-edge-crash",
+                "--",
+                "--nocapture",
+                "--test-threads",
+                "1",
+            ])],
+        },
         Suite {
             name: "e2e",
             steps: vec![
@@ -140,6 +179,10 @@ fn all() -> Vec<Suite> {
                     "eventmesh-edge-ingress-mqtt",
                     "-p",
                     "eventmesh-edge-uplink-mqtt",
+                    "-p",
+                    "eventmesh-edge-uplink-http",
+                    "-p",
+                    "eventmesh-edge-uplink-eventmesh",
                     "-p",
                     "eventmesh-edge-config",
                     "-p",

@@ -13,14 +13,16 @@ struct Tool {
     needed_for: &'static str,
 }
 
-const TOOLS: [Tool; 4] = [
+const TOOLS: [Tool; 6] = [
     Tool { program: "mosquitto_pub", package: "mosquitto-clients", needed_for: "clients of another make" },
     Tool { program: "mosquitto", package: "mosquitto", needed_for: "an upstream broker of another make" },
     Tool {
         program: "strace",
         package: "strace",
-        needed_for: "the proof that fdatasync comes before the answer",
+        needed_for: "the power-cut sweep, and the proof that fdatasync comes before the answer",
     },
+    Tool { program: "javac", package: "default-jdk-headless", needed_for: "the Java SDK of EventMesh" },
+    Tool { program: "mvn", package: "maven", needed_for: "the Java SDK of EventMesh" },
     Tool { program: "openssl", package: "openssl", needed_for: "throw-away certificates" },
 ];
 
@@ -29,7 +31,7 @@ pub(crate) fn provide() -> Vec<String> {
     let missing: Vec<&Tool> = TOOLS.iter().filter(|t| !on_path(t.program)).collect();
     let paho = !has_paho();
     if missing.is_empty() && !paho {
-        return Vec::new();
+        return forbidden();
     }
     let mut packages: Vec<&str> = missing.iter().map(|t| t.package).collect();
     if paho {
@@ -48,7 +50,22 @@ pub(crate) fn provide() -> Vec<String> {
     if !has_paho() {
         still.push("paho-mqtt".to_owned());
     }
+    still.extend(forbidden());
     still
+}
+
+/// What is there and may not be used: a container without SYS_PTRACE has a strace that traces nothing.
+fn forbidden() -> Vec<String> {
+    let traces = || {
+        let mut probe = Command::new("strace");
+        probe.args(["-f", "--seccomp-bpf", "-e", "trace=close", "-o", "/dev/null", "true"]);
+        probe.output().is_ok_and(|output| output.status.success())
+    };
+    if on_path("strace") && !traces() {
+        println!("forbidden: strace may not trace here; a container needs --cap-add=SYS_PTRACE");
+        return vec!["strace".to_owned()];
+    }
+    Vec::new()
 }
 
 fn may_install() -> bool {

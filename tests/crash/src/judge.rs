@@ -1,12 +1,14 @@
 //! Opens an image with the real store and holds it to the promises, one function per promise.
 
-use crate::marks::{PlannedEvent, TABLES, tag_of};
+use crate::cost::{Cost, bound, measured};
+use crate::marks::{LOSS_BYTES, NOBODY, PlannedEvent, TABLES, tag_of};
 use crate::model::{Expected, Handed, Known, Losses, Said, Value};
-use crate::workload::{CONSUMERS, KEPT, NEWEST, NUMBERS_PER_LIFE, WAITING, consumer, open};
+use crate::workload::{CONSUMERS, KEPT, NEWEST, NUMBERS_PER_LIFE, SCARCE, WAITING, consumer, open};
 use bytes::Bytes;
 use eventmesh_edge_core::event::{Position, StoredEvent, record};
 use eventmesh_edge_core::ports::store::{
-    Batch, Commit, LossReason, MailboxItem, NewEvent, Read, ReadError, SessionNo, Store, StreamId, Table,
+    Batch, Commit, LedgerLine, LossReason, MailboxItem, NewEvent, Read, ReadError, SessionNo, Store,
+    StreamId, Table,
 };
 use eventmesh_edge_store::{JournalStore, Opened};
 use std::collections::BTreeMap;
@@ -50,6 +52,8 @@ pub struct Case<'a> {
 struct Found {
     store: JournalStore,
     opened: Opened,
+    /// What the open took, and may take; `None` where the system does not count.
+    cost: Option<(Cost, Cost)>,
     losses: Losses,
     /// Losses of no consumer.
     mailbox_losses: u64,
@@ -67,11 +71,12 @@ pub fn judge(dir: &Path, case: &Case<'_>) -> Verdict {
     let mut expected = Expected::after(&durable, &maybe);
     check(&found, &expected, case)?;
     p6_what_was_cut_is_told(&found, case, &durable)?;
+    p6_a_start_is_bounded(&found)?;
     let probe = p3_positions_are_never_used_again(&found, &expected, case.said)?;
     found.store.close();
     drop(std::mem::take(&mut found.streams));
     drop(found);
-    if case.twice { again(dir, &mut expected, probe) } else { Ok(()) }
+    if case.twice { again(dir, &mut expected, probe, case) } else { Ok(()) }
 }
 
 fn check(found: &Found, expected: &Expected, case: &Case<'_>) -> Verdict {
@@ -84,11 +89,15 @@ fn check(found: &Found, expected: &Expected, case: &Case<'_>) -> Verdict {
 }
 
 /// A second start: it finds what the first one left.
-fn again(dir: &Path, expected: &mut Expected, probe: Probe) -> Verdict {
+fn again(dir: &Path, expected: &mut Expected, probe: Probe, case: &Case<'_>) -> Verdict {
     let found = look(dir)?;
     if !found.opened.clean {
         return Err(broken("P6", "closed in order, and not clean at the next start"));
     }
+    if !case.faulty {
+        p6_nothing_is_taken_for_damage(&found, case)?;
+    }
+    p2_the_ledger_agrees(&found, expected, case.said)?;
     expected.add_probe(probe);
     p1_events_are_there_by_content(&found, expected)?;
     p1_state_is_there(&found, expected)?;
@@ -98,7 +107,9 @@ fn again(dir: &Path, expected: &mut Expected, probe: Probe) -> Verdict {
 }
 
 fn look(dir: &Path) -> Result<Found, Broken> {
-    let (store, opened) = open(dir).map_err(|error| broken("P6", format!("does not start: {error}")))?;
+    let allowed = bound(dir);
+    let (outcome, cost) = measured(|| open(dir));
+    let (store, opened) = outcome.map_err(|error| broken("P6", format!("does not start: {error}")))?;
     let mut streams = BTreeMap::new();
     for at in CONSUMERS {
         streams.insert(at, read_all(&store, at)?);
@@ -110,15 +121,20 @@ fn look(dir: &Path) -> Result<Found, Broken> {
     let mut losses = Losses::new();
     let mut mailbox_losses = 0;
     for line in store.ledger() {
+        p2_lines_are_whole(&line)?;
         match line.consumer {
             Some(c) => {
                 losses.insert((c.stream.0, c.uplink.0, line.reason as u8), line.events);
             }
             None if line.reason == LossReason::SessionQueueFull => mailbox_losses += line.events,
+            None if line.reason == LossReason::SlowSubscriber => {
+                losses.insert((NOBODY.0, NOBODY.1, line.reason as u8), line.events);
+            }
             None => return Err(broken("P2", format!("ledger line of nobody: {line:?}"))),
         }
     }
-    Ok(Found { store, opened, losses, mailbox_losses, streams, mailboxes })
+    let cost = cost.map(|cost| (cost, allowed));
+    Ok(Found { store, opened, cost, losses, mailbox_losses, streams, mailboxes })
 }
 
 fn read_all(store: &JournalStore, at: (u16, u16)) -> Result<Vec<StoredEvent>, Broken> {
@@ -339,7 +355,7 @@ fn p2_cursors_are_neither_behind_nor_ahead(found: &Found, expected: &Expected) -
         if told < must {
             return Err(broken("P2", format!("cursor of {at:?} went back from {must} to {told}")));
         }
-        let loses = !matches!(at.0, KEPT | WAITING);
+        let loses = !matches!(at.0, KEPT | WAITING | SCARCE);
         if !loses && told > may {
             return Err(broken("P2", format!("cursor of {at:?} is at {told}, and {may} was acknowledged")));
         }
@@ -375,13 +391,44 @@ fn p2_the_ledger_agrees(found: &Found, expected: &Expected, said: &Said) -> Verd
             return Err(broken("P2", format!("ledger line {line:?} went back from {events}")));
         }
     }
-    let known = [LossReason::QueueFull as u8, LossReason::Expired as u8];
-    match found.losses.iter().find(|((_, _, reason), _)| !known.contains(reason)) {
+    for (line, must) in &expected.losses {
+        let (there, may) = (found.losses.get(line), expected.losses_may.get(line).unwrap_or(must));
+        if there.is_none_or(|there| there < must || there > may) {
+            let why = format!("ledger line {line:?}: {must} to {may} were committed, {there:?} are there");
+            return Err(broken("P2", why));
+        }
+    }
+    // The store itself gives up only for these two reasons, where nothing is damaged.
+    let own = [LossReason::QueueFull as u8, LossReason::Expired as u8];
+    let is_known = |line: &(u16, u16, u8)| own.contains(&line.2) || expected.losses_may.contains_key(line);
+    match found.losses.iter().find(|(line, _)| !is_known(line)) {
         Some((line, events)) => Err(broken("P2", format!("ledger line {line:?}: {events}"))),
         None if expected.events.is_empty() && !found.losses.is_empty() => {
             Err(broken("P2", "losses where nothing was"))
         }
         None => Ok(()),
+    }
+}
+
+/// P2: a line's bytes go with its events.
+fn p2_lines_are_whole(line: &LedgerLine) -> Verdict {
+    let planned = [LossReason::Rejected, LossReason::Parked, LossReason::SlowSubscriber];
+    if planned.contains(&line.reason) && line.bytes != line.events * LOSS_BYTES {
+        return Err(broken("P2", format!("{line:?}: its bytes are not those of its events")));
+    }
+    if line.events == 0 || line.first > line.last {
+        return Err(broken("P2", format!("{line:?} is no loss")));
+    }
+    Ok(())
+}
+
+/// P6: what a start reads and does follows from the journal and the views, not from the length of the backlog.
+fn p6_a_start_is_bounded(found: &Found) -> Verdict {
+    match found.cost {
+        Some((cost, allowed)) if cost.bytes > allowed.bytes || cost.calls > allowed.calls => {
+            Err(broken("P6", format!("a start took {cost:?}, its bound is {allowed:?}")))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -395,18 +442,25 @@ fn p3_identity_is_unchanged(found: &Found, _: &Expected, said: &Said) -> Verdict
     }
 }
 
-/// P6: what a start reports.
-fn p6_what_was_cut_is_told(found: &Found, case: &Case<'_>, durable: &[&Handed]) -> Verdict {
-    if case.faulty {
-        return Ok(());
-    }
-    let Opened { clean, torn_bytes, damaged, quarantined, .. } = &found.opened;
+/// P6: what was only cut is not reported as damage.
+fn p6_nothing_is_taken_for_damage(found: &Found, case: &Case<'_>) -> Verdict {
+    let Opened { damaged, quarantined, .. } = &found.opened;
     if !damaged.is_empty() {
         return Err(broken("P6", format!("a cut is taken for damage: {damaged:?}")));
     }
     if !case.damaged && !quarantined.is_empty() {
         return Err(broken("P6", format!("a cut made it quarantine {quarantined:?}")));
     }
+    Ok(())
+}
+
+/// P6: what a start reports.
+fn p6_what_was_cut_is_told(found: &Found, case: &Case<'_>, durable: &[&Handed]) -> Verdict {
+    if case.faulty {
+        return Ok(());
+    }
+    p6_nothing_is_taken_for_damage(found, case)?;
+    let Opened { clean, torn_bytes, .. } = &found.opened;
     if case.torn_append && *torn_bytes == 0 {
         return Err(broken("P6", "a torn frame is not told of"));
     }
@@ -414,7 +468,7 @@ fn p6_what_was_cut_is_told(found: &Found, case: &Case<'_>, durable: &[&Handed]) 
         return Err(broken("P6", "closed in order, and not clean"));
     }
     let of_life = |commit: &&Handed| commit.life() == case.said.life;
-    let handed_over = case.said.commits.iter().filter(of_life).count();
+    let handed_over = case.said.commits.iter().filter(|c| of_life(c) && !c.refused).count();
     let there = durable.iter().copied().filter(of_life).count();
     // Of a life that left nothing behind, the end of the one before is all that can be seen.
     if there > 0 && handed_over > there && *clean {

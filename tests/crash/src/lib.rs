@@ -15,11 +15,14 @@
 //! fsync of a snapshot is relied on, because an open for reading may write one when no sync of ours follows. A start
 //! relies on nothing that it can only see: what a killed process left is synced before it is believed.
 //!
-//! A failing image is kept below `target/crash`. Recordings differ from run to run, since the store's threads do: what
-//! failed once is turned into a test of its own in `tests/regressions.rs`, by the place of the cut.
+//! Recordings differ from run to run, since the store's threads do. So a failing image is kept as it is, as a [`fixture`]:
+//! `cargo xtask crash` puts it into `tests/crash/fixtures/`, and from then on a test judges it. What a missing sync made
+//! possible once is turned into a test of its own in `tests/regressions.rs`, by the place of the cut.
 //!
-//! `cargo run -p eventmesh-edge-crash --bin crash-sweep -- sweep --images 100000` is the long form of the tests.
+//! `cargo xtask crash` is the long form of the tests. All of this for its users: `docs/crash-testing.md`.
 
+pub mod cost;
+pub mod fixture;
 pub mod judge;
 pub mod marks;
 pub mod model;

@@ -4,8 +4,8 @@
 use bytes::Bytes;
 use eventmesh_edge_core::event::{Event, Position, Qos, Timestamp, Via};
 use eventmesh_edge_core::ports::store::{
-    Commit, Consumer, CursorChange, MailboxEntry, NewEvent, SessionNo, StateChange, StateValue, StreamId,
-    Table, UplinkId,
+    Commit, Consumer, CursorChange, Loss, LossReason, MailboxEntry, NewEvent, SessionNo, StateChange,
+    StateValue, StreamId, Table, UplinkId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -56,7 +56,24 @@ pub struct Planned {
     pub state: Vec<PlannedChange>,
     /// Cursors: stream, uplink, position.
     pub cursors: Vec<(u16, u16, u64)>,
+    /// What somebody else than the store gave up.
+    #[serde(default)]
+    pub losses: Vec<PlannedLoss>,
 }
+
+/// An entry for the ledger in words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedLoss {
+    /// Stream and uplink, [`NOBODY`] for a loss of no consumer.
+    pub of: (u16, u16),
+    /// Number of the reason.
+    pub reason: u8,
+    /// Its position.
+    pub position: u64,
+}
+
+/// The consumer of a loss that is no consumer's.
+pub const NOBODY: (u16, u16) = (u16::MAX, 0);
 
 /// An event in words; its bytes follow from them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -153,10 +170,32 @@ impl Planned {
             events: self.events.iter().map(new_event).collect(),
             state: self.state.iter().map(change).collect(),
             cursors: self.cursors.iter().map(cursor).collect(),
-            losses: Vec::new(),
+            losses: self.losses.iter().map(loss).collect(),
         }
     }
 }
+
+/// The reason with this number; numbers of plans are ours, so an unknown one is [`LossReason::Rejected`].
+#[must_use]
+pub fn reason(number: u8) -> LossReason {
+    LossReason::ALL.into_iter().find(|reason| *reason as u8 == number).unwrap_or(LossReason::Rejected)
+}
+
+fn loss(planned: &PlannedLoss) -> Loss {
+    let (stream, uplink) = planned.of;
+    let consumer = Consumer { stream: StreamId(stream), uplink: UplinkId(uplink) };
+    let position = Position(planned.position);
+    Loss {
+        consumer: (planned.of != NOBODY).then_some(consumer),
+        reason: reason(planned.reason),
+        events: 1,
+        bytes: LOSS_BYTES,
+        range: (position, position),
+    }
+}
+
+/// What every planned loss counts in bytes.
+pub const LOSS_BYTES: u64 = 100;
 
 fn new_event(planned: &PlannedEvent) -> NewEvent {
     let claim = |(session, options): &(u64, u8)| MailboxEntry {

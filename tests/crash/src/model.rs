@@ -1,6 +1,6 @@
 //! What must be in an image, from the markers before the cut.
 
-use crate::marks::{Mark, Planned, PlannedChange, PlannedEvent};
+use crate::marks::{Mark, Planned, PlannedChange, PlannedEvent, Refusal};
 use crate::trace::Moment;
 use crate::workload::{MAILBOX_MAX, NUMBERS_PER_LIFE};
 use eventmesh_edge_core::event::Position;
@@ -42,6 +42,8 @@ pub type Losses = BTreeMap<(u16, u16, u8), u64>;
 /// Everything said before the cut.
 #[derive(Clone, Debug, Default)]
 pub struct Said {
+    /// Word by word: what a kept image is judged by later.
+    pub marks: Vec<Mark>,
     /// In order of submission.
     pub commits: Vec<Handed>,
     /// The newest life that told of itself.
@@ -68,7 +70,18 @@ impl Said {
         }
     }
 
+    /// All that a list of markers says.
+    #[must_use]
+    pub fn of(marks: &[Mark]) -> Said {
+        let mut said = Said::default();
+        for mark in marks {
+            said.mark(mark);
+        }
+        said
+    }
+
     fn mark(&mut self, mark: &Mark) {
+        self.marks.push(mark.clone());
         self.closed = *mark == Mark::Closed;
         match mark {
             Mark::Opened { epoch, log, life } => {
@@ -87,20 +100,31 @@ impl Said {
                     refused: false,
                 });
             }
-            Mark::Answer { number, outcome } => {
-                let found = self.commits.iter_mut().rev().find(|c| c.planned.number == *number);
-                if let Some(found) = found {
-                    found.answered = outcome.is_ok();
-                    found.refused = outcome.is_err();
-                    found.positions = outcome.clone().unwrap_or_default();
-                }
-            }
+            Mark::Answer { number, outcome } => self.answer(*number, outcome),
             Mark::Ledger(lines) => {
                 for (stream, uplink, reason, events) in lines {
                     self.ledger.insert((*stream, *uplink, *reason), *events);
                 }
             }
             Mark::Closed => {}
+        }
+    }
+}
+
+impl Said {
+    fn answer(&mut self, number: u64, outcome: &Result<Vec<u64>, Refusal>) {
+        let Some(at) = self.commits.iter().rposition(|c| c.planned.number == number) else { return };
+        let Some(found) = self.commits.get_mut(at) else { return };
+        found.answered = outcome.is_ok();
+        found.refused = outcome.is_err();
+        found.positions = outcome.clone().unwrap_or_default();
+        if *outcome == Err(Refusal::Full) {
+            // What is refused for want of room has used no positions: the next ones take them.
+            let unused = found.planned.events.len() as u64;
+            self.next_position -= unused;
+            for later in self.commits.iter_mut().skip(at + 1) {
+                later.positions.iter_mut().for_each(|position| *position -= unused);
+            }
         }
     }
 }
@@ -157,6 +181,10 @@ pub struct Expected {
     pub cursors: BTreeMap<(u16, u16), u64>,
     /// Cursors that may have been reached.
     pub cursors_may: BTreeMap<(u16, u16), u64>,
+    /// Losses that commits brought along and the ledger must have.
+    pub losses: Losses,
+    /// Those that it may have.
+    pub losses_may: Losses,
     sources: HashMap<u8, u64>,
     sources_in_stream: HashMap<(u8, u16), u64>,
 }
@@ -170,8 +198,10 @@ impl Expected {
             this.commit(commit);
         }
         this.cursors_may = this.cursors.clone();
+        this.losses_may = this.losses.clone();
         for commit in maybe {
             move_cursors(&mut this.cursors_may, &commit.planned);
+            add_losses(&mut this.losses_may, &commit.planned);
         }
         this
     }
@@ -185,6 +215,7 @@ impl Expected {
             self.change(change, &commit.planned);
         }
         move_cursors(&mut self.cursors, &commit.planned);
+        add_losses(&mut self.losses, &commit.planned);
     }
 
     fn event(&mut self, planned: &PlannedEvent, position: Option<u64>) {
@@ -239,6 +270,12 @@ impl Expected {
                 self.mailboxes.remove(session);
             }
         }
+    }
+}
+
+fn add_losses(losses: &mut Losses, planned: &Planned) {
+    for loss in &planned.losses {
+        *losses.entry((loss.of.0, loss.of.1, loss.reason)).or_default() += 1;
     }
 }
 

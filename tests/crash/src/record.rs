@@ -45,20 +45,49 @@ pub enum RecordError {
 /// # Errors
 /// [`RecordError`].
 pub fn record(program: &Path, workload: Workload, seed: u64) -> Result<Trace, RecordError> {
+    whole(|| record_once(program, workload, seed))
+}
+
+/// A kill can end a process in the middle of a call of which strace never tells the end, such as an open that makes a
+/// file: such a recording says so itself ([`RecordError::Incomplete`]) and is made again.
+fn whole(mut make: impl FnMut() -> Result<Trace, RecordError>) -> Result<Trace, RecordError> {
+    const TRIES: u32 = 4;
+    for _ in 1..TRIES {
+        match make() {
+            Err(RecordError::Incomplete(_)) => {}
+            made => return made,
+        }
+    }
+    make()
+}
+
+fn record_once(program: &Path, workload: Workload, seed: u64) -> Result<Trace, RecordError> {
     let scratch = scratch()?;
     let data = scratch.path().join("data");
     std::fs::create_dir(&data)?;
     let mut parser = Parser::new(&data, &scratch.path().join("marks"));
-    for life in 0..workload.lives() {
+    let before = workload.begins_with(seed)?;
+    if let Some(before) = &before {
+        before.image.write(&data)?;
+        parser.adopt(&data)?;
+    }
+    let begins = parser.moments();
+    let first = before.as_ref().map_or(0, |before| next_life(&before.said));
+    for life in first..first + workload.lives() {
         // After a life that was cut short only one checkpoint may be there: its loss would be a second fault.
         if life > 0 && workload.damages() && ends_in_order(seed, life - 1) {
             damage(&mut parser, &data)?;
         }
         one_life(program, (workload, seed, life), scratch.path(), &mut parser)?;
     }
-    let trace = parser.finish();
+    let before = before.map(|before| before.said).unwrap_or_default();
+    let trace = Trace { begins, before, ..parser.finish() };
     verify(&trace, &data)?;
     Ok(trace)
+}
+
+fn next_life(said: &Said) -> u32 {
+    u32::try_from(said.life + 1).unwrap_or(u32::MAX)
 }
 
 /// How a recorded life came to its end before the one that is recorded now.
@@ -70,8 +99,7 @@ pub enum End {
     Kill,
 }
 
-/// Records a start, and what follows, in the directory that a cut of an earlier recording leaves. Returns the recording
-/// and how to sweep what is new in it.
+/// Records a start, and what follows, in the directory that a cut of an earlier recording leaves.
 ///
 /// # Errors
 /// [`RecordError`].
@@ -80,26 +108,35 @@ pub fn record_after(
     trace: &Trace,
     plan: &Plan,
     (cut, end): (&Cut, End),
-) -> Result<(Trace, Plan), RecordError> {
+) -> Result<Trace, RecordError> {
+    whole(|| record_after_once(program, trace, plan, (cut, end)))
+}
+
+fn record_after_once(
+    program: &Path,
+    trace: &Trace,
+    plan: &Plan,
+    (cut, end): (&Cut, End),
+) -> Result<Trace, RecordError> {
     let scratch = scratch()?;
     let data = scratch.path().join("data");
     let marks = scratch.path().join("marks");
     let (image, said) = image(trace, plan, cut, end);
     image.write(&data)?;
-    let life = u32::try_from(said.life + 1).unwrap_or(u32::MAX);
+    let life = next_life(&said);
     let (mut parser, before) = match end {
-        End::Kill => (Parser::resume(&data, &marks, trace, cut.after), plan.before.clone()),
+        End::Kill => (Parser::resume(&data, &marks, trace, cut.after), trace.before.clone()),
         End::Power => {
             let mut parser = Parser::new(&data, &marks);
             parser.adopt(&data)?;
             (parser, said)
         }
     };
-    let from = parser.moments();
+    let begins = parser.moments();
     one_life(program, (plan.workload, cut.seed % 1000, life), scratch.path(), &mut parser)?;
-    let trace = parser.finish();
+    let trace = Trace { begins, before, ..parser.finish() };
     verify(&trace, &data)?;
-    Ok((trace, Plan { from, before, ..plan.clone() }))
+    Ok(trace)
 }
 
 /// Lives two lives below `scratch`, the first of them with some of its system calls failing as `inject` says
@@ -137,6 +174,21 @@ pub fn live_with_faults(
         said.advance(&Moment::Mark(mark));
     }
     Ok(said)
+}
+
+/// Whether a recording can be made here: a container may forbid tracing.
+///
+/// # Errors
+/// [`RecordError::Strace`], which says what is missing.
+pub fn can_trace() -> Result<(), RecordError> {
+    let mut probe = Command::new("strace");
+    probe.args(["-f", "--seccomp-bpf", "-e", "trace=close", "-o", "/dev/null", "true"]);
+    let output = probe.stdin(Stdio::null()).output().map_err(RecordError::Strace)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(RecordError::Strace(io::Error::other(why)))
 }
 
 /// The calls that change files and that no marker needs.
@@ -249,7 +301,7 @@ fn list(
     Ok(())
 }
 
-/// Where failing images are kept: below the target directory of the program.
+/// Where failing images are kept if nothing else is said: below the target directory of the program.
 #[must_use]
 pub fn failures_dir(program: &Path) -> PathBuf {
     let target = program.ancestors().find(|dir| dir.file_name().is_some_and(|name| name == "target"));

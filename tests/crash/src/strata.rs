@@ -1,10 +1,13 @@
 //! Which part of the store an operation belongs to: what the cuts are spread over, and what kind of sync a sync is.
 
-use crate::trace::{Node, Op, ROOT, Trace};
+use crate::trace::{Moment, Node, Op, ROOT, Trace};
 use std::collections::{HashMap, HashSet};
 
 /// A part of the store's work.
 pub type Stratum = &'static str;
+
+/// A kind of operation.
+pub type Kind = &'static str;
 
 /// A kind of sync: where in the code it is called.
 pub type SyncKind = &'static str;
@@ -13,6 +16,34 @@ pub type SyncKind = &'static str;
 /// snapshots count: it writes one at an open for reading, too, when no sync of ours follows.
 pub const SLED: SyncKind = "sled's own, of db";
 const SLED_SNAPSHOT: SyncKind = "sled's own, of a snapshot";
+
+/// What kind of operation an operation is.
+#[must_use]
+pub fn kind_of(op: &Op) -> Kind {
+    match op {
+        Op::Link { is_dir: true, .. } => "mkdir",
+        Op::Link { .. } => "create",
+        Op::Unlink { .. } => "remove",
+        Op::Rename { .. } => "rename",
+        Op::Write { .. } => "write",
+        Op::SetLen { .. } => "resize",
+        Op::Sync { .. } => "sync",
+        Op::SyncRange { .. } => "sync_file_range",
+    }
+}
+
+/// What a cut after the given moment falls into: a part of the store's work, and a kind of operation.
+#[must_use]
+pub fn cell(trace: &Trace, strata: &[Stratum], moment: &Moment) -> (Stratum, Kind) {
+    match moment {
+        Moment::Begin(step) | Moment::End(step) | Moment::Never(step) => {
+            let stratum = strata.get(*step).copied().unwrap_or("other");
+            (stratum, trace.steps.get(*step).map_or("other", |step| kind_of(&step.op)))
+        }
+        Moment::Mark(_) => ("answers", "answer"),
+        Moment::Life => ("ends of lives", "end"),
+    }
+}
 
 /// The stratum of every step.
 #[must_use]

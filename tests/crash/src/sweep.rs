@@ -1,9 +1,10 @@
 //! Many images of one trace: cut, written, judged, counted.
 
+use crate::fixture::Fixture;
 use crate::judge::{Broken, Case, judge};
 use crate::model::Said;
 use crate::record::{End, scratch};
-use crate::strata::{SLED, Stratum, SyncKind, strata, sync_kinds};
+use crate::strata::{Kind, SLED, Stratum, SyncKind, cell, strata, sync_kinds};
 use crate::trace::{Moment, Trace};
 use crate::volume::{Image, Unkindness, Volume};
 use crate::workload::Workload;
@@ -21,8 +22,6 @@ use std::time::{Duration, Instant};
 pub struct Plan {
     /// What was recorded.
     pub workload: Workload,
-    /// Cuts after so many moments only.
-    pub from: usize,
     /// How many.
     pub images: u64,
     /// Where the choice begins.
@@ -35,8 +34,6 @@ pub struct Plan {
     pub damaged: bool,
     /// Stop at the first failure.
     pub stop: bool,
-    /// What earlier commits left, for a recording that began in an image.
-    pub before: Said,
 }
 
 impl Plan {
@@ -44,17 +41,7 @@ impl Plan {
     #[must_use]
     pub fn of(workload: Workload, images: u64, seed: u64) -> Plan {
         let damaged = workload.damages();
-        Plan {
-            workload,
-            from: 0,
-            images,
-            seed,
-            without: None,
-            mistrust_sled: true,
-            damaged,
-            stop: false,
-            before: Said::default(),
-        }
+        Plan { workload, images, seed, without: None, mistrust_sled: true, damaged, stop: false }
     }
 
     /// On a disk where syncs of `kind` do nothing, up to the first broken promise.
@@ -84,15 +71,17 @@ pub struct Failure {
     pub unkindness: Unkindness,
     /// What is broken.
     pub broken: Broken,
-    /// The image.
-    pub image: Image,
+    /// The image, with what it is judged by.
+    pub fixture: Fixture,
 }
 
 /// What a sweep found.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// Images per stratum.
+    /// Images per part of the store's work.
     pub strata: BTreeMap<Stratum, u64>,
+    /// Images per kind of operation.
+    pub kinds: BTreeMap<Kind, u64>,
     /// Those that broke a promise; no more than a few are kept.
     pub failures: Vec<Failure>,
     /// How many failed in all.
@@ -113,6 +102,9 @@ impl Report {
         for (stratum, images) in other.strata {
             *self.strata.entry(stratum).or_default() += images;
         }
+        for (kind, images) in other.kinds {
+            *self.kinds.entry(kind).or_default() += images;
+        }
         self.failures.extend(other.failures);
         self.failed += other.failed;
         self.slowest = self.slowest.max(other.slowest);
@@ -128,7 +120,8 @@ const FAILURES_KEPT: usize = 5;
 /// From the file system of the images.
 pub fn sweep(trace: &Trace, plan: &Plan, progress: &(dyn Fn(u64) + Sync)) -> io::Result<Report> {
     let cuts = choose(trace, plan);
-    let halves = cuts.split_at(cuts.len() / 2);
+    // In turn: later images are larger.
+    let share = |first: usize| cuts.iter().skip(first).step_by(2).copied().collect::<Vec<Cut>>();
     let done = AtomicU64::new(0);
     let failed = AtomicU64::new(0);
     let report = Mutex::new(Report::default());
@@ -143,58 +136,54 @@ pub fn sweep(trace: &Trace, plan: &Plan, progress: &(dyn Fn(u64) + Sync)) -> io:
         Ok(())
     };
     std::thread::scope(|scope| {
-        let other = scope.spawn(|| run(halves.1));
-        run(halves.0)?;
+        let other = scope.spawn(|| run(&share(1)));
+        run(&share(0))?;
         other.join().unwrap_or_else(|_| Err(io::Error::other("a worker of the sweep panicked")))
     })?;
     Ok(report.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// Cuts in equal shares of the strata, in order of time.
+/// Moments behind a sync that is left out, within which half of the cuts fall: most of what it is for shows there.
+const NEAR: usize = 16;
+
+/// Cuts in equal shares of the strata, and within each of the kinds of operation, in order of time.
 fn choose(trace: &Trace, plan: &Plan) -> Vec<Cut> {
     let strata = strata(trace);
     let kinds = sync_kinds(trace);
-    let first = trace.moments.iter().position(|moment| match (plan.without, moment) {
+    let is_left_out = |moment: &Moment| match (plan.without, moment) {
         (Some(kind), Moment::End(step)) => kinds.get(*step).is_some_and(|k| *k == Some(kind)),
         _ => false,
-    });
-    if plan.without.is_some() && first.is_none() {
+    };
+    let moments = || trace.moments.iter().enumerate().skip(trace.begins);
+    let left_out: Vec<usize> = moments().filter(|(_, m)| is_left_out(m)).map(|(index, _)| index).collect();
+    if plan.without.is_some() && left_out.is_empty() {
         return Vec::new();
     }
-    let mut places: BTreeMap<Stratum, Vec<usize>> = BTreeMap::new();
-    for (index, moment) in trace.moments.iter().enumerate().skip(first.unwrap_or(0).max(plan.from)) {
-        let stratum = match moment {
-            Moment::Begin(step) | Moment::End(step) | Moment::Never(step) => {
-                strata.get(*step).copied().unwrap_or("other")
-            }
-            Moment::Mark(_) => "answers",
-            Moment::Life => "ends of lives",
-        };
-        places.entry(stratum).or_default().push(index + 1);
+    let mut places: BTreeMap<Stratum, BTreeMap<Kind, Vec<usize>>> = BTreeMap::new();
+    for (index, moment) in moments().skip_while(|(index, _)| left_out.first().is_some_and(|f| index < f)) {
+        let (stratum, kind) = cell(trace, &strata, moment);
+        places.entry(stratum).or_default().entry(kind).or_default().push(index + 1);
     }
     let mut rng = Rng::new(plan.seed);
     let mut cuts = Vec::new();
+    let mut turn = 0;
     while (cuts.len() as u64) < plan.images && !places.is_empty() {
-        for indices in places.values() {
+        for kinds in places.values() {
             if cuts.len() as u64 >= plan.images {
                 break;
             }
-            let after = indices.get(rng.index(indices.len())).copied().unwrap_or(0);
+            let Some(indices) = kinds.values().nth(turn % kinds.len()) else { continue };
+            let mut after = indices.get(rng.index(indices.len())).copied().unwrap_or(0);
+            if !left_out.is_empty() && rng.chance(500) {
+                let near = left_out.get(rng.index(left_out.len())).copied().unwrap_or(0) + rng.index(NEAR);
+                after = (near + 1).min(trace.moments.len());
+            }
             cuts.push(Cut { after, seed: rng.next_u64() });
         }
+        turn += 1;
     }
     cuts.sort_by_key(|cut| cut.after);
     cuts
-}
-
-fn stratum_at(trace: &Trace, strata: &[Stratum], after: usize) -> Stratum {
-    match trace.moments.get(after.saturating_sub(1)) {
-        Some(Moment::Begin(step) | Moment::End(step) | Moment::Never(step)) => {
-            strata.get(*step).copied().unwrap_or("other")
-        }
-        Some(Moment::Mark(_)) => "answers",
-        _ => "ends of lives",
-    }
 }
 
 fn walk(
@@ -213,15 +202,18 @@ fn walk(
             break;
         }
         film.advance(cut.after);
-        let stratum = stratum_at(trace, &strata, cut.after);
+        let moment = trace.moments.get(cut.after.saturating_sub(1)).unwrap_or(&Moment::Life);
+        let (stratum, kind) = cell(trace, &strata, moment);
         let (image, unkindness, verdict, took) = film.shoot(cut, &dir.path().join(index.to_string()))?;
         *report.strata.entry(stratum).or_default() += 1;
+        *report.kinds.entry(kind).or_default() += 1;
         report.slowest = report.slowest.max(took);
         progress(verdict.is_err());
         if let Err(broken) = verdict {
             report.failed += 1;
             if report.failures.len() < FAILURES_KEPT {
-                report.failures.push(Failure { cut: *cut, stratum, unkindness, broken, image });
+                let fixture = film.fixture(image, &format!("{cut:?} during {stratum}: {}", broken.why));
+                report.failures.push(Failure { cut: *cut, stratum, unkindness, broken, fixture });
             }
         }
     }
@@ -241,7 +233,7 @@ impl<'a> Film<'a> {
     fn new(trace: &'a Trace, plan: &'a Plan) -> Self {
         let ignored = plan.without.into_iter().chain(plan.mistrust_sled.then_some(SLED)).collect();
         let volume = Volume::ignoring(ignored, sync_kinds(trace));
-        Film { trace, plan, volume, said: plan.before.clone(), at: 0 }
+        Film { trace, plan, volume, said: trace.before.clone(), at: 0 }
     }
 
     fn advance(&mut self, to: usize) {
@@ -250,6 +242,16 @@ impl<'a> Film<'a> {
             self.said.advance(moment);
         }
         self.at = to;
+    }
+
+    fn fixture(&self, image: Image, origin: &str) -> Fixture {
+        Fixture {
+            origin: format!("{:?}, {origin}", self.plan.workload),
+            said: self.said.clone(),
+            torn_append: image.torn_append,
+            damaged: self.plan.damaged,
+            image,
+        }
     }
 
     fn shoot(&self, cut: &Cut, dir: &Path) -> io::Result<(Image, Unkindness, Result<(), Broken>, Duration)> {
@@ -277,20 +279,6 @@ impl<'a> Film<'a> {
         std::fs::remove_dir_all(dir)?;
         Ok((image, unkindness, verdict, took))
     }
-}
-
-/// Judges one cut; its image is left in `dir`, as it was before the judgement, if it fails.
-///
-/// # Errors
-/// From the file system.
-pub fn replay(trace: &Trace, plan: &Plan, cut: &Cut, dir: &Path) -> io::Result<Result<(), Broken>> {
-    let mut film = Film::new(trace, plan);
-    film.advance(cut.after);
-    let (image, _, verdict, _) = film.shoot(cut, &dir.join("judged"))?;
-    if verdict.is_err() {
-        image.write(&dir.join("image"))?;
-    }
-    Ok(verdict)
 }
 
 /// Some cuts of a plan.

@@ -5,6 +5,7 @@
 //! itself.
 
 use crate::marks::Mark;
+use crate::model::Said;
 
 /// A file or a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,6 +54,12 @@ impl Data {
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
         self.bytes.truncate(self.len);
+    }
+
+    /// All of it but the zeros at the end.
+    #[must_use]
+    pub fn kept(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// True if all of it is zero.
@@ -173,6 +180,10 @@ pub struct Trace {
     pub steps: Vec<Step>,
     /// All moments.
     pub moments: Vec<Moment>,
+    /// So many of them are not to be cut at: they stand for what was there before.
+    pub begins: usize,
+    /// What had been said before the first of them.
+    pub before: Said,
 }
 
 impl Moment {

@@ -4,16 +4,17 @@
 //! Every commit but some that only move cursors also sets `Node/last-<life>` to its number: since commits become durable
 //! in their order, the value in an image says exactly which of them are in it.
 
-use crate::marks::{Mark, Planned, PlannedChange, PlannedEvent, Refusal};
+use crate::fixture::{Fixture, older};
+use crate::marks::{Mark, NOBODY, Planned, PlannedChange, PlannedEvent, PlannedLoss, Refusal};
 use eventmesh_edge_contract::Rng;
 use eventmesh_edge_core::event::{Position, Timestamp};
 use eventmesh_edge_core::ports::clock::Clock;
 use eventmesh_edge_core::ports::store::{
-    CommitError, Committed, Consumer, Read, SessionNo, Store, StoreSpec, StreamId, StreamSpec, UplinkId,
-    WhenFull,
+    CommitError, Committed, Consumer, LossReason, Read, SessionNo, Store, StoreSpec, StreamId, StreamSpec,
+    Table, UplinkId, WhenFull,
 };
 use eventmesh_edge_store::{GatherOptions, JournalStore, OpenError, StoreOptions};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
@@ -38,10 +39,12 @@ pub const NEWEST: u16 = 1;
 pub const AGED: u16 = 2;
 /// Stream without an uplink.
 pub const WAITING: u16 = 3;
+/// Stream that refuses, and is small enough to do so.
+pub const SCARCE: u16 = 4;
 
 /// All consumers.
-pub const CONSUMERS: [(u16, u16); 6] =
-    [(KEPT, 0), (KEPT, 1), (NEWEST, 0), (NEWEST, 1), (AGED, 0), (WAITING, u16::MAX)];
+pub const CONSUMERS: [(u16, u16); 7] =
+    [(KEPT, 0), (KEPT, 1), (NEWEST, 0), (NEWEST, 1), (AGED, 0), (WAITING, u16::MAX), (SCARCE, 0)];
 
 /// The kinds of workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, clap::ValueEnum)]
@@ -58,16 +61,25 @@ pub enum Workload {
     Damage,
     /// Many short lives: epochs.
     Restarts,
+    /// A stream that is full refuses, and takes more when its uplink has moved on.
+    Refuse,
+    /// QoS 2 both ways and sessions that come and go: packet ids, deliveries, what a session leaves behind.
+    Sessions,
+    /// A directory that an older program left is opened and used on.
+    Upgrade,
 }
 
 /// All of them.
-pub const WORKLOADS: [Workload; 6] = [
+pub const WORKLOADS: [Workload; 9] = [
     Workload::Forward,
     Workload::Spill,
     Workload::Overflow,
     Workload::State,
     Workload::Damage,
     Workload::Restarts,
+    Workload::Refuse,
+    Workload::Sessions,
+    Workload::Upgrade,
 ];
 
 /// How much of what a workload does.
@@ -80,8 +92,8 @@ struct Mix {
     state: u64,
     /// Chance that a commit is followed by an acknowledgement, per uplink.
     acks: [u64; 2],
-    /// Relative weights of the four streams.
-    streams: [u64; 4],
+    /// Relative weights of the streams.
+    streams: [u64; 5],
     /// Simulated milliseconds between commits.
     pace: u64,
 }
@@ -93,8 +105,23 @@ impl Workload {
         match self {
             Workload::Restarts => 8,
             Workload::Spill => 5,
+            Workload::Upgrade => 3,
             _ => 4,
         }
+    }
+
+    /// What is there before the first life, if anything is.
+    ///
+    /// # Errors
+    /// If the fixture cannot be read.
+    pub fn begins_with(self, seed: u64) -> std::io::Result<Option<Fixture>> {
+        if self == Workload::Upgrade { older(seed).map(Some) } else { Ok(None) }
+    }
+
+    /// Whether commits may be refused for want of room.
+    #[must_use]
+    pub fn refuses(self) -> bool {
+        self == Workload::Refuse
     }
 
     /// Whether files are damaged between lives.
@@ -111,7 +138,7 @@ impl Workload {
             bytes: (20, 400),
             state: 100,
             acks: [800, 800],
-            streams: [6, 2, 1, 1],
+            streams: [6, 2, 1, 1, 0],
             pace: 100,
         };
         match self {
@@ -121,7 +148,7 @@ impl Workload {
                 window: 12,
                 events: (1, 8),
                 acks: [500, if life >= 3 { 1000 } else { 0 }],
-                streams: [8, 1, 1, 1],
+                streams: [8, 1, 1, 1, 0],
                 ..base
             },
             Workload::Overflow => Mix {
@@ -129,7 +156,7 @@ impl Workload {
                 events: (1, 4),
                 bytes: (100, 900),
                 acks: [200, 200],
-                streams: [1, 5, 5, 1],
+                streams: [1, 5, 5, 1, 0],
                 pace: 900,
                 ..base
             },
@@ -137,6 +164,11 @@ impl Workload {
                 Mix { window: 3, events: (0, 2), state: 950, acks: [900, 900], ..base }
             }
             Workload::Restarts => Mix { commits: 12, window: 2, events: (0, 3), state: 400, ..base },
+            Workload::Refuse => {
+                Mix { events: (1, 3), bytes: (100, 900), acks: [120, 900], streams: [2, 1, 0, 0, 8], ..base }
+            }
+            Workload::Sessions => Mix { window: 3, acks: [900, 900], ..base },
+            Workload::Upgrade => Mix { window: 4, events: (0, 4), state: 500, ..base },
         }
     }
 }
@@ -157,6 +189,7 @@ pub fn spec() -> StoreSpec {
             stream("newest", &[0, 1], 24 << 10, WhenFull::DropOldest, None),
             stream("aged", &[0], 1 << 20, WhenFull::Refuse, Some(MAX_AGE)),
             stream("waiting", &[], 1 << 20, WhenFull::Refuse, None),
+            stream("scarce", &[0], 8 << 10, WhenFull::Refuse, None),
         ],
         uplinks: vec!["up".into(), "down".into()],
         disk_max: 64 << 20,
@@ -216,7 +249,7 @@ pub enum LifeError {
     /// An answer did not come.
     #[error("commit {0} was never answered")]
     Unanswered(u64),
-    /// No workload fills what refuses.
+    /// Only one workload fills what refuses.
     #[error("commit {0} was refused: {1:?}")]
     Refused(u64, Refusal),
 }
@@ -229,6 +262,7 @@ struct Life {
     store: JournalStore,
     marker: Arc<File>,
     rng: Rng,
+    workload: Workload,
     mix: Mix,
     life: u32,
     /// Its file operations fail now and then: commits may be refused.
@@ -241,6 +275,10 @@ struct Life {
     /// Answered and not acknowledged, per consumer.
     unacked: BTreeMap<(u16, u16), VecDeque<u64>>,
     mailboxes: BTreeMap<u64, Vec<u64>>,
+    /// Packet ids of QoS 2 messages that came and are not released.
+    inbound: BTreeSet<String>,
+    /// Deliveries under way: session, packet id, position.
+    outbound: Vec<(u64, String, u64)>,
 }
 
 /// Whether a life closes the store; otherwise its process ends in the middle of whatever it does.
@@ -266,6 +304,7 @@ pub fn live(
         store,
         marker,
         rng: Rng::new(seed.wrapping_mul(1009).wrapping_add(u64::from(life))),
+        workload,
         mix: workload.mix(life),
         life,
         faulty,
@@ -276,6 +315,8 @@ pub fn live(
         outstanding: VecDeque::new(),
         unacked: BTreeMap::new(),
         mailboxes: BTreeMap::new(),
+        inbound: BTreeSet::new(),
+        outbound: Vec::new(),
     };
     mark(&this.marker, &Mark::Opened { life, epoch: opened.epoch, log: opened.log.id })?;
     this.remember();
@@ -335,12 +376,18 @@ impl Life {
             let items = wait.recv_timeout(Duration::from_secs(10)).unwrap_or_default();
             self.mailboxes.insert(session, items.iter().map(|i| i.event.position.0).collect());
         }
+        let inbound = self.store.scan(Table::Inbound, b"s", None, 1000).unwrap_or_default();
+        self.inbound = inbound.iter().map(|(key, _)| String::from_utf8_lossy(key).into_owned()).collect();
     }
 
     fn step(&mut self) -> Result<(), LifeError> {
         self.now_ms += self.mix.pace;
-        let planned = self.publish();
+        let planned = if self.workload == Workload::Sessions { self.session() } else { self.publish() };
         self.submit(planned)?;
+        if self.workload.refuses() {
+            // What a refusal leaves out must be known before anything rests on its positions.
+            self.settle(0)?;
+        }
         for uplink in 0..2 {
             let chance = self.mix.acks.get(usize::from(uplink)).copied().unwrap_or(0);
             if self.rng.chance(chance) {
@@ -401,14 +448,7 @@ impl Life {
             drawn -= weight;
             stream += 1;
         }
-        let mut mailboxes = Vec::new();
-        if self.rng.chance(self.mix.state / 2) {
-            for session in 1..=4 {
-                if self.rng.chance(400) {
-                    mailboxes.push((session, u8::try_from(self.rng.below(200)).unwrap_or(0)));
-                }
-            }
-        }
+        let mailboxes = if self.rng.chance(self.mix.state / 2) { self.claims() } else { Vec::new() };
         // An event of no stream lives in mailboxes only.
         let local = !mailboxes.is_empty() && self.rng.chance(300);
         let bytes = self.rng.between(self.mix.bytes.0, self.mix.bytes.1);
@@ -422,6 +462,102 @@ impl Life {
             received: self.now_ms,
             mailboxes,
         }
+    }
+
+    fn claims(&mut self) -> Vec<(u64, u8)> {
+        let mut claims = Vec::new();
+        for session in 1..=4 {
+            if self.rng.chance(400) {
+                claims.push((session, u8::try_from(self.rng.below(200)).unwrap_or(0)));
+            }
+        }
+        claims
+    }
+
+    /// One step of a session: what an MQTT client makes the store commit.
+    fn session(&mut self) -> Planned {
+        let session = 1 + self.rng.below(4);
+        let mut planned = self.next(true);
+        match self.rng.below(12) {
+            0..=4 => self.publish_received(session, &mut planned),
+            5 | 6 => planned.state.extend(self.publish_released(session)),
+            7 | 8 => self.delivery_begun(session, &mut planned),
+            9 => self.delivery_ended(&mut planned),
+            10 => planned.state.extend([
+                PlannedChange::Put(1, format!("client-{session}"), format!("{} clean=0", self.number)),
+                PlannedChange::Put(
+                    2,
+                    format!("s{session}/{}", self.rng.below(6)),
+                    format!("qos={}", self.number % 3),
+                ),
+            ]),
+            _ if self.rng.chance(300) => self.session_ends(session, &mut planned),
+            _ => {}
+        }
+        planned
+    }
+
+    /// PUBLISH with QoS 2: the event and its packet id, in one commit [MQTT-4.3.3-2].
+    fn publish_received(&mut self, session: u64, planned: &mut Planned) {
+        let mut event = self.event();
+        event.mailboxes = self.claims();
+        planned.events.push(event);
+        let id = format!("s{session}-{}", self.rng.below(30));
+        if self.inbound.insert(id.clone()) {
+            planned.state.push(PlannedChange::PutPosition(3, id, 0));
+        }
+    }
+
+    /// PUBREL: the packet id is free again, durably before PUBCOMP.
+    fn publish_released(&mut self, session: u64) -> Option<PlannedChange> {
+        let prefix = format!("s{session}-");
+        let id = self.inbound.iter().find(|id| id.starts_with(&prefix)).cloned()?;
+        self.inbound.remove(&id);
+        Some(PlannedChange::Delete(3, id))
+    }
+
+    /// PUBREC for a delivery: it must not be sent as a PUBLISH again [MQTT-4.3.3-1].
+    fn delivery_begun(&mut self, session: u64, planned: &mut Planned) {
+        let under_way: BTreeSet<u64> = self.outbound.iter().map(|(_, _, position)| *position).collect();
+        let waiting = self.mailboxes.get(&session).into_iter().flatten();
+        let Some(position) = waiting.copied().find(|position| !under_way.contains(position)) else { return };
+        let id = format!("s{session}-{}", self.number);
+        planned.state.push(PlannedChange::MailboxUpdate(session, position, 251));
+        planned.state.push(PlannedChange::Put(4, id.clone(), position.to_string()));
+        self.outbound.push((session, id, position));
+    }
+
+    /// PUBCOMP: the claim ends.
+    fn delivery_ended(&mut self, planned: &mut Planned) {
+        if self.outbound.is_empty() {
+            return;
+        }
+        let at = self.rng.index(self.outbound.len());
+        let (session, id, position) = self.outbound.swap_remove(at);
+        planned.state.push(PlannedChange::MailboxRemove(session, position));
+        planned.state.push(PlannedChange::Delete(4, id));
+        if let Some(waiting) = self.mailboxes.get_mut(&session) {
+            waiting.retain(|waits| *waits != position);
+        }
+    }
+
+    /// Its expiry, or a clean start: nothing of it stays.
+    fn session_ends(&mut self, session: u64, planned: &mut Planned) {
+        planned.state.push(PlannedChange::MailboxClear(session));
+        planned.state.push(PlannedChange::Delete(1, format!("client-{session}")));
+        planned.state.extend((0..6).map(|filter| PlannedChange::Delete(2, format!("s{session}/{filter}"))));
+        let prefix = format!("s{session}-");
+        let (own, others) =
+            std::mem::take(&mut self.inbound).into_iter().partition(|id| id.starts_with(&prefix));
+        self.inbound = others;
+        let own: BTreeSet<String> = own;
+        planned.state.extend(own.into_iter().map(|id| PlannedChange::Delete(3, id)));
+        let (own, others) =
+            std::mem::take(&mut self.outbound).into_iter().partition(|(of, _, _)| *of == session);
+        self.outbound = others;
+        let own: Vec<(u64, String, u64)> = own;
+        planned.state.extend(own.into_iter().map(|(_, id, _)| PlannedChange::Delete(4, id)));
+        self.mailboxes.remove(&session);
     }
 
     fn change(&mut self, events: usize) -> Option<PlannedChange> {
@@ -458,7 +594,7 @@ impl Life {
     fn acknowledge(&mut self, uplink: u16) -> Result<(), LifeError> {
         let counted = self.rng.chance(500);
         let mut moved = Vec::new();
-        for stream in [KEPT, NEWEST, AGED] {
+        for stream in [KEPT, NEWEST, AGED, SCARCE] {
             if (stream, uplink) == (NEWEST, 1) {
                 continue;
             }
@@ -475,6 +611,18 @@ impl Life {
             return Ok(());
         }
         let mut planned = self.next(counted);
+        if self.rng.chance(60)
+            && let Some((stream, uplink, position)) = moved.first().copied()
+        {
+            // The upstream did not want that one.
+            let reasons = [LossReason::Rejected, LossReason::Parked];
+            let reason = reasons.get(self.rng.index(2)).copied().unwrap_or(LossReason::Rejected) as u8;
+            planned.losses.push(PlannedLoss { of: (stream, uplink), reason, position });
+        }
+        if self.rng.chance(30) {
+            let reason = LossReason::SlowSubscriber as u8;
+            planned.losses.push(PlannedLoss { of: NOBODY, reason, position: 1 });
+        }
         planned.cursors = moved;
         self.submit(planned)
     }
@@ -512,6 +660,7 @@ impl Life {
             let positions = match outcome {
                 Ok(positions) => positions,
                 Err(_) if self.faulty => Vec::new(),
+                Err(Refusal::Full) if self.workload.refuses() => Vec::new(),
                 Err(why) => return Err(LifeError::Refused(planned.number, why)),
             };
             for (event, position) in planned.events.iter().zip(positions) {

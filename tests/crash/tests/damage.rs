@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::recorded;
+use common::{is_traced, recorded};
 use eventmesh_edge_core::event::Position;
 use eventmesh_edge_core::ports::store::{LossReason, Read, Store};
 use eventmesh_edge_crash::record::{End, scratch};
@@ -47,6 +47,9 @@ fn waiting(dir: &Path) -> (BTreeSet<Position>, u64) {
 /// the node did not start (found by leaving a sync out).
 #[test]
 fn a_damaged_generation_is_no_reason_not_to_start() {
+    if !is_traced("a_damaged_generation_is_no_reason_not_to_start") {
+        return;
+    }
     let trace = recorded(Workload::Spill, 1);
     let plan = Plan::of(Workload::Spill, 60, 3);
     let mut tried = 0;

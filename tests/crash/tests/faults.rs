@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::program;
+use common::{is_traced, program};
 use eventmesh_edge_core::event::Position;
 use eventmesh_edge_core::ports::store::{Commit, CommitError, CursorChange, NewEvent, Read, Store, StreamId};
 use eventmesh_edge_crash::judge::{Case, judge};
@@ -198,6 +198,9 @@ fn the_segment_of_a_failed_sync_takes_nothing_any_more() {
 /// The real store, sled in it: calls fail from the n-th on, for a while or until the process ends; then it starts again.
 #[test]
 fn failing_calls_of_the_real_store_cost_no_answered_event() {
+    if !is_traced("failing_calls_of_the_real_store_cost_no_answered_event") {
+        return;
+    }
     let cases = [
         ("ENOSPC", FAILING),
         ("EIO", "fdatasync"),

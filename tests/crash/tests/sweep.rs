@@ -5,16 +5,16 @@
 
 mod common;
 
-use common::{assert_kept, program, recorded};
+use common::{assert_kept, is_traced, program, recorded};
 use eventmesh_edge_crash::record::{End, record_after};
 use eventmesh_edge_crash::sweep::{Plan, Report, cuts, sweep};
 use eventmesh_edge_crash::workload::{WORKLOADS, Workload};
 
-/// Images per workload of the plain sweep: 4,200 in all.
-const IMAGES: u64 = 700;
-/// Starts that are cut again, per workload and way to end, and images of each: 840 in all.
-const STARTS: u64 = 5;
-const IMAGES_PER_START: u64 = 14;
+/// Images per workload of the plain sweep: 4,140 in all.
+const IMAGES: u64 = 460;
+/// Starts that are cut again, per workload and way to end, and images of each: 900 in all.
+const STARTS: u64 = 2;
+const IMAGES_PER_START: u64 = 25;
 
 fn seed() -> u64 {
     std::env::var("CRASH_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1)
@@ -33,7 +33,7 @@ fn again(workload: Workload, end: End) -> u64 {
     let mut images = 0;
     for cut in cuts(&trace, &Plan::of(workload, STARTS, seed())) {
         let plan = Plan::of(workload, IMAGES_PER_START, cut.seed);
-        let (second, plan) = record_after(program(), &trace, &plan, (&cut, end)).unwrap();
+        let second = record_after(program(), &trace, &plan, (&cut, end)).unwrap();
         let report = sweep(&second, &plan, &|_| {}).unwrap();
         assert_kept(&report, &format!("{workload:?} after {end:?} at {cut:?}"));
         images += report.images();
@@ -44,6 +44,9 @@ fn again(workload: Workload, end: End) -> u64 {
 /// One test: each sweep takes both cores.
 #[test]
 fn no_cut_breaks_a_promise() {
+    if !is_traced("no_cut_breaks_a_promise") {
+        return;
+    }
     let mut report = Report::default();
     for workload in WORKLOADS {
         report.add(first(workload));
@@ -75,5 +78,7 @@ fn no_cut_breaks_a_promise() {
             again_images += again(workload, end);
         }
     }
-    println!("{} images, and {again_images} of second cuts; {:?}", report.images(), report.strata);
+    println!("{} images, and {again_images} of second cuts", report.images());
+    println!("{:?}\n{:?}", report.strata, report.kinds);
+    assert!(report.images() + again_images >= 5000);
 }
