@@ -142,8 +142,12 @@ impl World {
             first += 8;
         }
         assert!(store.stats().generations >= 2, "the world has its generations");
-        // One more checkpoint of each side, and segments that no generation covers.
-        for _ in 0..60 {
+        store.close();
+        drop(store);
+        // And segments that no generation covers: nothing is sealed from here on.
+        let options = StoreOptions { seal_segments: 1000, checkpoint_segments: 1000, ..options() };
+        let (store, _) = JournalStore::open(&dir, spec(), &options, clock()).unwrap();
+        for _ in 0..90 {
             let positions = commit(&store, group(first));
             all.extend(positions.into_iter().zip(first..));
             first += 8;
