@@ -15,6 +15,7 @@
 //! - [`backend`]: the store under test: completes what it is told to, and loses the rest in a power cut.
 //! - [`upstream`]: the other end of an uplink.
 //! - [`world`]: virtual time, and who talks to whom.
+//! - [`week`]: a bad week, and whether `edgeseq` and the ledger events account for it at the receiver.
 //! - [`history`]: what was accepted, sent, received and given up; [`checks`]: what must hold of it.
 //!
 //! `SIM_SEED=n cargo test -p eventmesh-edge-sim` replays one seed, `SIM_SEEDS=n` changes how many are run, and the binary
@@ -32,6 +33,7 @@ pub mod history;
 pub mod plan;
 pub mod runner;
 pub mod upstream;
+pub mod week;
 pub mod world;
 
 pub use backend::{Backend, JournalBackend, MemoryBackend};
@@ -41,4 +43,5 @@ pub use plan::Plan;
 pub use runner::{
     Campaign, Failure, run_seed, run_seed_on_journal, run_seeds, trace_seed, trace_seed_on_journal,
 };
+pub use week::{run_week, run_week_on_journal};
 pub use world::{Summary, World};

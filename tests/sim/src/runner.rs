@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// A seed that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// Which store: `memory` or `journal`.
+    /// Which world and store: `memory`, `journal`, `week` or `week_on_journal`.
     pub store: &'static str,
     /// Replays it.
     pub seed: u64,
@@ -25,10 +25,9 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Failure { store, seed, what } = self;
         write!(f, "{store} seed {seed}: {what}; ")?;
-        write!(
-            f,
-            "replay: SIM_SEED={seed} cargo test -p eventmesh-edge-sim --test seeds {store} (SIM_TRACE=1 tells more)"
-        )
+        let (file, more) =
+            if store.starts_with("week") { ("weeks", "") } else { ("seeds", " (SIM_TRACE=1 tells more)") };
+        write!(f, "replay: SIM_SEED={seed} cargo test -p eventmesh-edge-sim --test {file} {store}_{more}")
     }
 }
 

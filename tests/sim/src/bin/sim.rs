@@ -1,13 +1,22 @@
 //! `sim --seeds N --from S`: as many seeds as there is time for, each on the memory store and on the real one over a
-//! simulated disk; one line per failing seed.
+//! simulated disk, and a twentieth as many bad weeks; one line per failing seed.
 
-use eventmesh_edge_sim::{Failure, Summary, run_seed, run_seed_on_journal, run_seeds};
+use eventmesh_edge_sim::{
+    Failure, Summary, run_seed, run_seed_on_journal, run_seeds, run_week, run_week_on_journal,
+};
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: sim [--seeds N] [--from S]   (2,000 seeds from 0; SIM_SEED=n replays one)";
 
 type Run = fn(u64) -> Result<Summary, Failure>;
-const STORES: [(&str, Run); 2] = [("memory", run_seed), ("journal", run_seed_on_journal)];
+const STORES: [(&str, Run); 4] = [
+    ("memory", run_seed),
+    ("journal", run_seed_on_journal),
+    ("week", run_week),
+    ("week_on_journal", run_week_on_journal),
+];
+/// A week is as long as twenty of the other runs.
+const SEEDS_PER_WEEK: u64 = 20;
 
 struct Args {
     seeds: u64,
@@ -44,7 +53,8 @@ fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|_| {}));
     let mut failed = 0;
     for (store, run) in STORES {
-        let campaign = run_seeds(args.from..args.from.saturating_add(args.seeds), run);
+        let seeds = if store.starts_with("week") { args.seeds.div_ceil(SEEDS_PER_WEEK) } else { args.seeds };
+        let campaign = run_seeds(args.from..args.from.saturating_add(seeds), run);
         for failure in &campaign.failures {
             println!("{failure}");
         }
