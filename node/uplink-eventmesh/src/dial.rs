@@ -18,6 +18,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -109,7 +110,7 @@ pub(crate) async fn dial(shared: &Shared, address: &Address) -> Result<Dialed, D
 async fn greet(shared: &Shared, dialed: &mut Dialed) -> Result<(), DialError> {
     let frame = heartbeat(&shared.options, &shared.mapper);
     let Dialed { requests, connection, methods, .. } = dialed;
-    let mut call = begin(requests, &methods.heartbeat, frame, What::Heartbeat)?;
+    let mut call = begin(requests, &methods.heartbeat, frame, What::Heartbeat(Duration::ZERO))?;
     let answer = poll_fn(|cx| {
         if let Poll::Ready((_, answer)) = Pin::new(&mut call).poll(cx) {
             return Poll::Ready(answer.map_err(DialError::Greeting));

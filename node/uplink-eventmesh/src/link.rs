@@ -167,6 +167,10 @@ impl Link {
         if let Some(leave) = self.session.tick(now, events) {
             self.leave(leave);
         }
+        let timeout = self.shared.options.answer_timeout;
+        if self.subscription.as_ref().is_some_and(|s| s.is_overdue(now, timeout)) {
+            self.stream_ended("the runtime did not answer it", now);
+        }
         self.keep_alive(now)?;
         self.arm(now);
         Ok(true)
@@ -214,7 +218,7 @@ impl Link {
         while let Poll::Ready(Some((what, result))) = Pin::new(&mut self.calls).poll_next(cx) {
             any = true;
             match what {
-                Some(What::Heartbeat) => self.heartbeat_answered(now, result.ok()),
+                Some(What::Heartbeat(asked)) => self.heartbeat_answered(asked, now, result.ok()),
                 Some(what) => {
                     if let Some(leave) = self.session.answered(what, of_publish(result), now, events) {
                         self.leave(leave);
@@ -226,13 +230,13 @@ impl Link {
         any
     }
 
-    fn heartbeat_answered(&mut self, now: Duration, body: Option<Bytes>) {
+    fn heartbeat_answered(&mut self, asked: Duration, now: Duration, body: Option<Bytes>) {
         self.heartbeats = self.heartbeats.saturating_sub(1);
         let Some(Ok(event)) = body.map(CloudEvent::decode) else { return };
         let status = Status::of(&event);
         match (status.code, &mut self.subscription) {
             // The runtime has forgotten us, or is another one behind the same address.
-            (Some(30), Some(subscription)) if subscription.is_open() => {
+            (Some(30), Some(subscription)) if subscription.is_meant(asked) => {
                 tracing::debug!("runtime does not know the subscription any more, subscribing again");
                 count(&self.shared.counters.resubscribed);
                 subscription.again(now);
@@ -276,19 +280,20 @@ impl Link {
                 &mut self.requests,
                 &self.dialed.methods.subscribe_stream,
                 subscription(options, mapper),
+                now,
             )?;
             return Ok(true);
         }
         let frame = heartbeat(options, mapper);
         self.heartbeat_due = self.subscription.as_ref().map(|_| now + options.down.heartbeat);
         self.heartbeats += 1;
-        self.call(What::Heartbeat, frame)?;
+        self.call(What::Heartbeat(now), frame)?;
         Ok(true)
     }
 
     fn call(&mut self, what: What, frame: Bytes) -> Result<(), LinkError> {
         let method = match what {
-            What::Heartbeat => &self.dialed.methods.heartbeat,
+            What::Heartbeat(_) => &self.dialed.methods.heartbeat,
             What::Publish(_) | What::Receipt(_) => &self.dialed.methods.publish,
         };
         self.calls.push(begin(&mut self.requests, method, frame, what)?);
@@ -352,7 +357,7 @@ impl Link {
     fn subscription_answered(&mut self, status: &Status, now: Duration) {
         let Some(subscription) = &mut self.subscription else { return };
         if status.code == Some(0) {
-            return subscription.accepted();
+            return subscription.accepted(now);
         }
         count(&self.shared.counters.subscriptions_refused);
         tracing::warn!(answer = %status.words(), "runtime refused the subscription, trying again");

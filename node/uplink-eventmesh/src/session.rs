@@ -37,8 +37,8 @@ pub(crate) enum What {
     Publish(u64),
     /// A receipt.
     Receipt(Command),
-    /// A heartbeat.
-    Heartbeat,
+    /// A heartbeat of that moment.
+    Heartbeat(Duration),
 }
 
 /// The connection is of no use any more, although it works.
@@ -199,7 +199,7 @@ impl Session {
                 self.receipts.answered(command, &answer, now, &self.shared.counters);
                 None
             }
-            What::Heartbeat => None,
+            What::Heartbeat(_) => None,
         }
     }
 
@@ -292,7 +292,7 @@ impl Session {
         self.receipts.confirm(token, &self.shared.counters);
     }
 
-    /// Events that have not been sent: nobody has to wait for them when the connection is left.
+    /// How many may be unanswered at present.
     pub(crate) fn window_limit(&self) -> usize {
         self.window.limit()
     }

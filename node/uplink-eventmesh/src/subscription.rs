@@ -33,16 +33,30 @@ pub(crate) struct Subscription {
     /// When the next one is opened.
     due: Duration,
     failures: u32,
+    opened_at: Duration,
+    accepted_at: Option<Duration>,
 }
 
 impl Subscription {
     pub(crate) fn new() -> Subscription {
-        Subscription { open: None, due: Duration::ZERO, failures: 0 }
+        Subscription {
+            open: None,
+            due: Duration::ZERO,
+            failures: 0,
+            opened_at: Duration::ZERO,
+            accepted_at: None,
+        }
     }
 
-    /// True if there is a stream, whatever the runtime thinks of it.
-    pub(crate) fn is_open(&self) -> bool {
-        self.open.is_some()
+    /// Whether "I do not know you" to a heartbeat of that moment is about the stream there is. Said of the time before the runtime
+    /// accepted it, it is old news: to end the new stream for it would lose what is on it.
+    pub(crate) fn is_meant(&self, asked: Duration) -> bool {
+        self.open.is_some() && self.accepted_at.is_some_and(|at| asked > at)
+    }
+
+    /// The runtime has left the subscription itself unanswered.
+    pub(crate) fn is_overdue(&self, now: Duration, timeout: Duration) -> bool {
+        self.open.is_some() && self.accepted_at.is_none() && now.saturating_sub(self.opened_at) >= timeout
     }
 
     /// True if a stream is to be opened now.
@@ -61,17 +75,20 @@ impl Subscription {
         requests: &mut SendRequest<Bytes>,
         method: &Uri,
         frame: Bytes,
+        now: Duration,
     ) -> Result<(), h2::Error> {
         let (response, mut body) = requests.send_request(request(method), false)?;
         body.send_data(frame, false)?;
+        (self.opened_at, self.accepted_at) = (now, None);
         self.open =
             Some(Open { _requests: body, head: Some(response), body: None, frames: Frames::default() });
         Ok(())
     }
 
     /// The runtime has said that it knows us.
-    pub(crate) fn accepted(&mut self) {
+    pub(crate) fn accepted(&mut self, now: Duration) {
         self.failures = 0;
+        self.accepted_at = Some(now);
     }
 
     /// Ends the stream; the next one is opened soon, or later if this was refused.
@@ -114,5 +131,36 @@ impl Open {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn s(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    #[test]
+    fn the_next_stream_comes_later_each_time_until_one_is_accepted() {
+        let mut subscription = Subscription::new();
+        assert!(subscription.is_due(s(0)));
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            subscription.again(s(100));
+            waits.push(subscription.due().unwrap().as_secs() - 100);
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
+        subscription.accepted(s(200));
+        subscription.again(s(200));
+        assert_eq!((subscription.due(), subscription.is_due(s(200))), (Some(s(201)), false));
+    }
+
+    #[test]
+    fn without_a_stream_nothing_is_meant_and_nothing_overdue() {
+        let mut subscription = Subscription::new();
+        subscription.accepted(s(1));
+        assert!(!subscription.is_meant(s(2)) && !subscription.is_overdue(s(99), s(1)));
     }
 }

@@ -43,7 +43,7 @@ fn of_devices(standin: &StandIn) -> Vec<CloudEvent> {
 
 #[tokio::test]
 async fn what_is_acknowledged_reaches_eventmesh_through_outages_and_sigkill() -> Result {
-    let standin = StandIn::start().await;
+    let standin = StandIn::start();
     let proxy = Proxy::start(standin.addr()).await?;
     let mut node = Node::start(&config(proxy.addr())).await?;
     let mut client = RawClient::new("sensor-1", node.mqtt());
@@ -120,7 +120,7 @@ fn receipts(standin: &StandIn, command: &str) -> Vec<CloudEvent> {
 
 #[tokio::test]
 async fn commands_come_down_once_and_are_confirmed_as_often_as_asked() -> Result {
-    let standin = StandIn::start().await;
+    let standin = StandIn::start();
     let mut node = Node::start(&config(standin.addr())).await?;
     let device = Auditor::start(node.mqtt(), "valve/#").await?;
     eventually("the node subscribes", async || (!standin.clients().is_empty()).then_some(())).await?;
@@ -147,7 +147,7 @@ async fn commands_come_down_once_and_are_confirmed_as_often_as_asked() -> Result
 
 #[tokio::test]
 async fn status_says_what_the_uplink_does() -> Result {
-    let standin = StandIn::start().await;
+    let standin = StandIn::start();
     standin.only_subscribed_topics();
     let mut node = Node::start(&config(standin.addr())).await?;
     let mut client = RawClient::new("sensor-1", node.mqtt());

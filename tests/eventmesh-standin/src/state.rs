@@ -8,9 +8,10 @@ use std::collections::{HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Status;
 
 /// What is done to one publish, instead of the usual.
@@ -201,7 +202,30 @@ fn deliver(inner: &mut Inner, topic: &str, event: &CloudEvent) {
 pub struct StandIn {
     state: Arc<State>,
     addr: SocketAddr,
-    task: JoinHandle<()>,
+    running: Mutex<Option<Running>>,
+}
+
+/// It has a thread and a runtime of its own: when those end, so does every connection, whatever it was doing.
+#[derive(Debug)]
+struct Running {
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Running {
+    fn start(listener: std::net::TcpListener, state: Arc<State>) -> std::io::Result<Running> {
+        listener.set_nonblocking(true)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serve = async move {
+            let Ok(listener) = TcpListener::from_std(listener) else { return };
+            tokio::select! {
+                () = service::serve(listener, state) => {}
+                _ = stopped => {}
+            }
+        };
+        Ok(Running { stop, thread: std::thread::spawn(move || runtime.block_on(serve)) })
+    }
 }
 
 impl StandIn {
@@ -209,27 +233,24 @@ impl StandIn {
     ///
     /// # Panics
     /// If the loopback has no free port.
-    pub async fn start() -> StandIn {
-        StandIn::start_at(SocketAddr::from(([127, 0, 0, 1], 0))).await
+    #[must_use]
+    pub fn start() -> StandIn {
+        StandIn::start_at(SocketAddr::from(([127, 0, 0, 1], 0)))
     }
 
     /// Starts one at an address, for one that comes back.
     ///
     /// # Panics
     /// If the address cannot be had.
-    pub async fn start_at(addr: SocketAddr) -> StandIn {
+    #[must_use]
+    pub fn start_at(addr: SocketAddr) -> StandIn {
         let state = Arc::new(State::default());
         state.keep_stored.store(true, Relaxed);
         state.inner().any_topic = true;
-        let listener = tokio::net::TcpSocket::new_v4().and_then(|socket| {
-            socket.set_reuseaddr(true)?;
-            socket.bind(addr)?;
-            socket.listen(64)
-        });
-        let listener = listener.expect("a port of the loopback");
+        let listener = std::net::TcpListener::bind(addr).expect("a port of the loopback");
         let addr = listener.local_addr().expect("it is bound");
-        let task = tokio::spawn(service::serve(listener, state.clone()));
-        StandIn { state, addr, task }
+        let running = Running::start(listener, state.clone()).expect("a thread and a runtime");
+        StandIn { state, addr, running: Mutex::new(Some(running)) }
     }
 
     /// Where it listens.
@@ -263,6 +284,20 @@ impl StandIn {
     /// Ends the streams of a group.
     pub fn end_streams(&self, group: &str) {
         self.state.inner().clients.retain(|c| c.group != group);
+    }
+
+    /// Ends it and all its connections, abruptly; what it stored can still be asked for.
+    pub fn shut(&self) {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Running { stop, thread }) = running {
+            drop(stop);
+            drop(thread.join());
+        }
+    }
+
+    /// From now on as usual, whatever was scripted.
+    pub fn behave(&self) {
+        self.state.inner().script.clear();
     }
 
     /// Publishes an event as a cloud application would; false if its topic refused it.
@@ -320,6 +355,6 @@ impl StandIn {
 
 impl Drop for StandIn {
     fn drop(&mut self) {
-        self.task.abort();
+        self.shut();
     }
 }

@@ -107,7 +107,7 @@ fn with(content_type: &str) -> Properties {
 #[tokio::test]
 async fn what_we_publish_the_genuine_consumer_gets_whole() {
     let Some(class_path) = class_path() else { return };
-    let standin = StandIn::start().await;
+    let standin = StandIn::start();
     standin.only_subscribed_topics();
     let port = standin.addr().port().to_string();
     let events = [
@@ -153,7 +153,7 @@ async fn what_we_publish_the_genuine_consumer_gets_whole() {
 #[tokio::test]
 async fn what_the_genuine_producer_publishes_comes_down_whole() {
     let Some(class_path) = class_path() else { return };
-    let standin = StandIn::start().await;
+    let standin = StandIn::start();
     standin.only_subscribed_topics();
     let mut driver = Driver::new(subscribing(&[standin.addr()]));
     driver.up().await;

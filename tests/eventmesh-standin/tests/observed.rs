@@ -65,7 +65,7 @@ async fn next(stream: &mut tonic::Streaming<CloudEvent>) -> Option<CloudEvent> {
 
 #[tokio::test]
 async fn the_stand_in_answers_the_recorded_requests_as_the_runtime_did() {
-    let standin = StandIn::start().await;
+    let standin = StandIn::start();
     standin.only_subscribed_topics();
     let (_requests, mut stream) = subscribe(&standin).await;
     let accepted = next(&mut stream).await.unwrap();
@@ -119,7 +119,7 @@ async fn the_stand_in_answers_the_recorded_requests_as_the_runtime_did() {
 
 #[tokio::test]
 async fn our_client_understands_the_recorded_answers_to_publish() {
-    let standin = StandIn::start().await;
+    let standin = StandIn::start();
     let mut driver = Driver::new(options(&[standin.addr()]));
     driver.up().await;
     let table = [
@@ -149,7 +149,7 @@ async fn our_client_understands_the_recorded_answers_to_publish() {
 
 #[tokio::test]
 async fn our_client_understands_the_recorded_deliveries() {
-    let standin = StandIn::start().await;
+    let standin = StandIn::start();
     let mut driver = Driver::new(subscribing(&[standin.addr()]));
     driver.up().await;
     driver.while_waiting(until(&standin, |s| !s.clients().is_empty())).await;
@@ -185,7 +185,7 @@ async fn our_client_understands_the_recorded_deliveries() {
 
 #[tokio::test]
 async fn our_clients_requests_have_the_shape_of_the_recorded_ones() {
-    let standin = StandIn::start().await;
+    let standin = StandIn::start();
     let mut driver = Driver::new(options(&[standin.addr()]));
     driver.up().await;
     driver.deliver([outgoing(1)]).await;

@@ -20,7 +20,7 @@ fn code(code: u16, message: &str) -> Reply {
 
 #[tokio::test]
 async fn what_is_acknowledged_is_stored_under_its_own_id_once() {
-    let standin = StandIn::start().await;
+    let standin = StandIn::start();
     let mut driver = Driver::new(options(&[standin.addr()]));
     let window = driver.up().await;
     assert_eq!(window, 4_096);
@@ -36,7 +36,7 @@ async fn what_is_acknowledged_is_stored_under_its_own_id_once() {
 
 #[tokio::test]
 async fn without_credentials_nothing_secret_leaves_and_with_them_only_if_told_so() {
-    let standin = StandIn::start().await;
+    let standin = StandIn::start();
     let mut driver = Driver::new(options(&[standin.addr()]));
     driver.up().await;
     driver.deliver([outgoing(1)]).await;
@@ -56,7 +56,7 @@ async fn without_credentials_nothing_secret_leaves_and_with_them_only_if_told_so
 
 #[tokio::test]
 async fn answers_out_of_order_are_about_their_own_events() {
-    let standin = StandIn::start().await;
+    let standin = StandIn::start();
     let mut driver = Driver::new(options(&[standin.addr()]));
     driver.up().await;
     let late = |n: u64| Reply::Late(Duration::from_millis(40 * (4 - n)));
@@ -74,7 +74,7 @@ async fn answers_out_of_order_are_about_their_own_events() {
 
 #[tokio::test]
 async fn a_topic_that_is_not_there_yet_holds_its_events_and_takes_them_later() {
-    let standin = StandIn::start().await;
+    let standin = StandIn::start();
     standin.only_subscribed_topics();
     let mut driver = Driver::new(options(&[standin.addr()]));
     driver.up().await;
@@ -105,7 +105,7 @@ async fn a_topic_that_is_not_there_yet_holds_its_events_and_takes_them_later() {
 
 #[tokio::test]
 async fn a_lost_answer_is_a_second_event_with_the_same_id() {
-    let standin = StandIn::start().await;
+    let standin = StandIn::start();
     let mut short = options(&[standin.addr()]);
     short.answer_timeout = Duration::from_millis(200);
     let mut driver = Driver::new(short);
@@ -125,7 +125,7 @@ async fn a_lost_answer_is_a_second_event_with_the_same_id() {
 
 #[tokio::test]
 async fn a_runtime_that_stops_is_left_for_another_one_and_one_that_denies_is_left_alone() {
-    let standin = StandIn::start().await;
+    let standin = StandIn::start();
     for (reply, words) in [
         (code(13, "producer stopped"), "code 13"),
         (code(8, "stopping"), "code 8"),
@@ -149,7 +149,7 @@ async fn a_runtime_that_stops_is_left_for_another_one_and_one_that_denies_is_lef
 
 #[tokio::test]
 async fn what_is_under_way_is_answered_before_a_connection_is_left() {
-    let standin = StandIn::start().await;
+    let standin = StandIn::start();
     let mut driver = Driver::new(options(&[standin.addr()]));
     driver.up().await;
     standin.script([code(13, "stopped"), Reply::Late(Duration::from_millis(150))]);
@@ -161,7 +161,7 @@ async fn what_is_under_way_is_answered_before_a_connection_is_left() {
 
 #[tokio::test]
 async fn the_preferred_address_is_returned_to_when_it_answers_again() {
-    let (first, second) = (StandIn::start().await, StandIn::start().await);
+    let (first, second) = (StandIn::start(), StandIn::start());
     let at = first.addr();
     drop(first);
     let mut both = options(&[at, second.addr()]);
@@ -171,7 +171,7 @@ async fn the_preferred_address_is_returned_to_when_it_answers_again() {
     assert!(refused.contains(&at.to_string()), "{refused}");
     driver.connect(1, PATIENCE).await.unwrap();
     assert_eq!(acked(&driver.deliver([outgoing(1)]).await), [1]);
-    let _back = StandIn::start_at(at).await;
+    let _back = StandIn::start_at(at);
     let (end, _) = driver.down().await;
     assert!(matches!(&end, UplinkEvent::Unavailable { cause, .. } if cause.contains("preferred")), "{end:?}");
     driver.up().await;
@@ -179,7 +179,7 @@ async fn the_preferred_address_is_returned_to_when_it_answers_again() {
 
 #[tokio::test]
 async fn too_fast_is_slowed_down_and_nothing_is_lost() {
-    let standin = StandIn::start().await;
+    let standin = StandIn::start();
     let mut driver = Driver::new(options(&[standin.addr()]));
     driver.up().await;
     standin.script((0..30).map(|_| code(21, "speed over limit")));
@@ -194,7 +194,7 @@ async fn too_fast_is_slowed_down_and_nothing_is_lost() {
 
 #[tokio::test]
 async fn sizes_are_known_before_sending() {
-    let standin = StandIn::start().await;
+    let standin = StandIn::start();
     let mut large = options(&[standin.addr()]);
     large.message_max_bytes = 5_000_000;
     let payload = |bytes: usize| Bytes::from(vec![0xff; bytes]);
@@ -218,7 +218,7 @@ async fn sizes_are_known_before_sending() {
 
 #[tokio::test]
 async fn a_black_hole_is_noticed_with_and_without_something_to_send() {
-    let standin = StandIn::start().await;
+    let standin = StandIn::start();
     let proxy = Proxy::start(standin.addr()).await.unwrap();
     for sends in [false, true] {
         let mut quick = options(&[proxy.addr()]);
@@ -241,7 +241,7 @@ async fn a_black_hole_is_noticed_with_and_without_something_to_send() {
 
 #[tokio::test]
 async fn a_quiet_connection_is_kept_alive() {
-    let standin = StandIn::start().await;
+    let standin = StandIn::start();
     let mut quick = options(&[standin.addr()]);
     quick.keep_alive = Duration::from_millis(100);
     let mut driver = Driver::new(quick);
@@ -253,7 +253,7 @@ async fn a_quiet_connection_is_kept_alive() {
 
 #[tokio::test]
 async fn refused_hanging_and_reset_connections_have_their_causes() {
-    let standin = StandIn::start().await;
+    let standin = StandIn::start();
     let proxy = Proxy::start(standin.addr()).await.unwrap();
     let mut driver = Driver::new(options(&[proxy.addr()]));
     driver.up().await;
@@ -282,7 +282,7 @@ async fn refused_hanging_and_reset_connections_have_their_causes() {
 
 #[tokio::test]
 async fn closing_says_goodbye_within_its_time() {
-    let standin = StandIn::start().await;
+    let standin = StandIn::start();
     let mut driver = Driver::new(options(&[standin.addr()]));
     driver.up().await;
     driver.deliver([outgoing(1)]).await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    let standin = StandIn::start().await;
+    let standin = StandIn::start();
     standin.count_only();
     println!("{}", standin.addr());
     let mut last = 0;
