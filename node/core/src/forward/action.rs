@@ -46,6 +46,12 @@ pub enum Input {
         /// Not to be asked again before this has passed, if there is no other address.
         retry_after: Option<Duration>,
     },
+    /// Another uplink has taken the old one's place, not connected yet: new addresses, new credentials. Whatever was under
+    /// way is unanswered for good; the first address is tried at once.
+    Replaced {
+        /// How many addresses it has, at least 1.
+        addresses: usize,
+    },
     /// The upstream has taken an event over.
     Acked {
         /// Which stream.

@@ -164,6 +164,7 @@ impl Forwarder {
             Input::Up { window, address } => self.up(now, window, address, out),
             Input::Down { cause } => self.down(now, cause, out),
             Input::Unavailable { cause, retry_after } => self.unavailable(now, cause, retry_after, out),
+            Input::Replaced { addresses } => self.replaced(now, addresses, out),
             Input::Acked { stream, position } => self.acked(now, stream, position),
             Input::Failed { stream, position, class, reason } => {
                 self.failed(now, stream, position, class, reason, out);
@@ -248,6 +249,16 @@ impl Forwarder {
                 self.ended(now, cause, retry_after.unwrap_or_default(), out);
             }
             State::Idle | State::Waiting { .. } => {}
+        }
+    }
+
+    fn replaced(&mut self, now: Duration, addresses: usize, out: &mut Vec<Action>) {
+        let begun = self.link.state() != State::Idle;
+        self.options.addresses = addresses.max(1);
+        self.link = Link::new(&self.options);
+        self.restart();
+        if begun && self.phase == Phase::Running {
+            self.connect(now, out);
         }
     }
 

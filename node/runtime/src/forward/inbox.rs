@@ -2,7 +2,7 @@
 
 use eventmesh_edge_core::forward::Input;
 use eventmesh_edge_core::ports::store::Change;
-use eventmesh_edge_core::ports::uplink::Downward;
+use eventmesh_edge_core::ports::uplink::{Downward, Uplink};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
@@ -22,6 +22,8 @@ struct Contents {
     inputs: Vec<Input>,
     /// Bounded by [`super::Options::downward_max`].
     settled: Vec<Settled>,
+    /// The latest one only: what it replaces was never used.
+    replacement: Option<Box<dyn Uplink>>,
 }
 
 #[derive(Default)]
@@ -52,6 +54,16 @@ impl Inbox {
     pub(super) fn settled(&self, settled: Settled) {
         self.contents().settled.push(settled);
         self.notify.notify_one();
+    }
+
+    /// Another uplink is to take the place of the one that there is.
+    pub(super) fn replace(&self, uplink: Box<dyn Uplink>) {
+        self.contents().replacement = Some(uplink);
+        self.notify.notify_one();
+    }
+
+    pub(super) fn take_replacement(&self) -> Option<Box<dyn Uplink>> {
+        self.contents().replacement.take()
     }
 
     /// Moves everything that has come into `inputs` and `settled`.

@@ -140,7 +140,7 @@ impl Forward {
     /// A handle for status; stays valid after the service has ended.
     #[must_use]
     pub fn handle(&self) -> Handle {
-        Handle { board: Arc::clone(&self.board) }
+        Handle { board: Arc::clone(&self.board), inbox: Arc::clone(&self.inbox) }
     }
 
     /// Forwards until `stop` is ready, then stops gracefully: nothing new is sent, answers are awaited, cursors made
@@ -154,6 +154,7 @@ impl Forward {
 #[derive(Clone)]
 pub struct Handle {
     board: Arc<Board>,
+    inbox: Arc<Inbox>,
 }
 
 impl Handle {
@@ -161,5 +162,11 @@ impl Handle {
     #[must_use]
     pub fn status(&self) -> UplinkStatus {
         self.board.status()
+    }
+    /// Puts another uplink, which must not be connected yet, in the place of the one that there is: new addresses or
+    /// credentials while everything runs. The cursor stays where it is; what is under way is sent again by the new one.
+    /// Without effect once a graceful stop has begun.
+    pub fn replace(&self, uplink: Box<dyn Uplink>) {
+        self.inbox.replace(uplink);
     }
 }

@@ -139,6 +139,7 @@ impl Service {
             self.stop();
         }
         self.take_events();
+        self.take_replacement();
         if self.inbox.take_room() || woken.tick {
             self.look_at_store();
         }
@@ -174,6 +175,15 @@ impl Service {
             }
         }
         self.events = events;
+    }
+
+    /// The old one goes without a goodbye: what it has not answered is sent again by the new one, with the same identity.
+    fn take_replacement(&mut self) {
+        let Some(uplink) = self.inbox.take_replacement().filter(|_| !self.stopping) else { return };
+        info!(uplink = %self.options.name, "uplink has new settings");
+        self.uplink = uplink;
+        let addresses = self.uplink.addresses();
+        self.feed(Input::Replaced { addresses });
     }
 
     fn up(&mut self, window: usize, address: Text) {

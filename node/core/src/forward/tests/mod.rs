@@ -170,6 +170,14 @@ impl World {
         self.step(Input::Down { cause: Text::from_static("reset") });
     }
 
+    fn replace(&mut self) {
+        self.up = false;
+        self.flying.clear();
+        self.connecting = None;
+        self.step(Input::Replaced { addresses: 2 });
+        self.options.addresses = 2;
+    }
+
     fn unavailable(&mut self, retry_after: Option<Duration>) {
         self.up = false;
         self.flying.clear();

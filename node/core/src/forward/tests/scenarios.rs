@@ -696,3 +696,30 @@ fn an_upstream_that_takes_nothing_condemns_no_event_and_is_left_alone_for_as_lon
     world.ack_all();
     assert_eq!(world.cursor(0), Some(world.last(0)));
 }
+
+#[test]
+fn an_uplink_is_replaced_in_any_state_and_nothing_is_lost() {
+    let mut world = World::new(Options { addresses: 1, ..options() }, 1);
+    world.backlog(0, 30, same);
+    world.connect(5);
+    world.ack(0);
+    // Up: what is under way goes out again, through the new one.
+    world.replace();
+    assert!(world.connecting == Some(0) && world.flying.is_empty());
+    world.up(5);
+    world.read_all();
+    world.ack(0);
+    // Between two attempts, however long the pause: at once.
+    world.unavailable(Some(ms(3_600_000)));
+    assert_eq!(world.connecting, None);
+    world.replace();
+    assert_eq!(world.connecting, Some(0));
+    // During an attempt.
+    world.replace();
+    world.up(5);
+    world.ack_all();
+    assert_eq!(world.cursor(0), Some(world.last(0)));
+    assert_eq!(world.logs[0].acked.len(), 30);
+    let counters = world.forwarder.counters();
+    assert_eq!((counters.parked, counters.rejected), (0, 0));
+}

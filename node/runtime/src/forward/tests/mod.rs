@@ -513,3 +513,26 @@ async fn status_tells_pace_and_end() {
     assert!(status.oldest.is_some());
     running.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_uplink_gets_new_settings_while_it_runs_and_while_it_waits() {
+    let node = Node::new(MemoryStore::new(roomy()));
+    publish(&*node.store, 0, 100);
+    let old = Upstream::new(Mode::Hangs);
+    let running = node.start(&old, Node::options(0));
+    until("under way", || old.received() == 100).await;
+    old.ack(0);
+    // Answered and replaced in one round: the answer counts.
+    let dead = Upstream::new(Mode::Refuses);
+    running.handle.replace(dead.uplink());
+    until("the new one is tried", || dead.state().connects.len() == 8).await;
+    let new = Upstream::new(Mode::Works);
+    running.handle.replace(new.uplink());
+    // At once, not when the pause between two attempts has passed.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(running.handle.status().state, LinkState::Up);
+    until("drained", || node.waiting(0) == 0).await;
+    assert_eq!((old.received(), new.received()), (100, 99), "what was under way goes out again");
+    assert!(new.state().received.iter().all(|receipt| receipt.again));
+    running.stop().await;
+}
