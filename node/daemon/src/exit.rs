@@ -1,4 +1,5 @@
-//! How the process ends, as numbers that scripts and service managers can rely on.
+//! How the process ends, as numbers that scripts and service managers can rely on. Beside those below: 143 or 130 after a
+//! second SIGTERM or SIGINT, which ends `run` at once.
 
 use std::fmt;
 use std::process::ExitCode;

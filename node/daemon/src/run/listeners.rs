@@ -1,7 +1,7 @@
 //! Listeners from their sections, and the one client table behind all of them.
 
 use super::observe::ListenerView;
-use super::stage::Stage;
+use super::stage::{Stage, StopSignal};
 use anyhow::Context;
 use bytes::Bytes;
 use eventmesh_edge_config::{Auth, Config, Listener, ListenerWhenFull};
@@ -11,13 +11,14 @@ use eventmesh_edge_core::ports::hub::{Authenticator, Hub};
 use eventmesh_edge_core::ports::store::{ReadError, Store, Table};
 use eventmesh_edge_ingress_mqtt::outlet::QueueBounds;
 use eventmesh_edge_ingress_mqtt::{
-    self as mqtt, Limits, ListenerOptions, PasswordFile, SessionOptions, SessionStore, Sessions, Stats,
+    self as mqtt, Limits, ListenerOptions, LivePasswords, SessionOptions, SessionStore, Sessions, Stats,
     TlsOptions, WhenFull,
 };
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 
 /// Bound listeners; devices are let in once they are spawned.
@@ -80,6 +81,9 @@ impl Listeners {
     }
 
     pub(super) fn spawn(self, stage: &mut Stage) {
+        let reloads: Vec<Reload> =
+            self.bound.iter().map(|bound| Box::new(bound.listener.reload()) as Reload).collect();
+        stage.spawn(|stop| reload_at_sighup(reloads.into(), stop));
         for Bound { listener, .. } in self.bound {
             let address = listener.local_addr();
             stage.spawn(|stop| async move {
@@ -88,6 +92,34 @@ impl Listeners {
                 }
             });
         }
+    }
+}
+
+/// Reads one listener's certificate and password file again.
+type Reload = Box<dyn Fn() + Send + Sync>;
+
+/// SIGHUP: certificates and password files are read again now. (Changed ones are noticed by themselves, seconds later.)
+async fn reload_at_sighup(reloads: Arc<[Reload]>, stop: StopSignal) {
+    let mut hangups = match signal(SignalKind::hangup()) {
+        Ok(hangups) => hangups,
+        Err(error) => {
+            error!(%error, "SIGHUP cannot be caught: it would end the node");
+            return stop.await;
+        }
+    };
+    let rereading = async {
+        while hangups.recv().await.is_some() {
+            info!(signal = "SIGHUP", "reading certificates and password files again");
+            let reloads = Arc::clone(&reloads);
+            let read = tokio::task::spawn_blocking(move || reloads.iter().for_each(|reload| reload()));
+            if let Err(error) = read.await {
+                error!(%error, "reading them again did not end well");
+            }
+        }
+    };
+    tokio::select! {
+        () = rereading => {}
+        () = stop => {}
     }
 }
 
@@ -107,7 +139,7 @@ fn bind(
     config: &Config,
     listener: &Listener,
     sessions: &Arc<Sessions>,
-    passwords: &mut HashMap<std::path::PathBuf, Arc<PasswordFile>>,
+    passwords: &mut HashMap<std::path::PathBuf, Arc<LivePasswords>>,
 ) -> anyhow::Result<Bound> {
     let auth = match &listener.auth {
         Auth::Anonymous => None,
@@ -124,12 +156,12 @@ const LISTENERS_OF_STOP: f64 = 0.2;
 /// Read once, however many listeners share it: its users are then remembered together.
 fn password_file(
     path: &Path,
-    known: &mut HashMap<std::path::PathBuf, Arc<PasswordFile>>,
-) -> anyhow::Result<Arc<PasswordFile>> {
+    known: &mut HashMap<std::path::PathBuf, Arc<LivePasswords>>,
+) -> anyhow::Result<Arc<LivePasswords>> {
     if let Some(file) = known.get(path) {
         return Ok(Arc::clone(file));
     }
-    let file = Arc::new(PasswordFile::load(path)?);
+    let file = Arc::new(LivePasswords::load(path)?);
     known.insert(path.to_owned(), Arc::clone(&file));
     Ok(file)
 }

@@ -79,11 +79,11 @@ async fn until_stopped(config: Config) -> Result<(), Failure> {
         () = panics::thread_died() => ("the store has failed", Some("store")),
     };
     system::notify("STOPPING=1");
-    tokio::select! {
-        () = node.stop(cause) => info!("stopped"),
-        // Nothing acknowledged depends on an orderly stop (P1): the next start does what this one leaves undone.
-        signal = signals.next() => warn!(signal, "stopping at once"),
+    if let Err(error) = signals::end_at_the_next() {
+        warn!(%error, "a second signal cannot be obeyed at once");
     }
+    node.stop(cause).await;
+    info!("stopped");
     match failed {
         None => Ok(()),
         Some(stage) => {
