@@ -113,6 +113,12 @@ impl Receiver {
         Ok(())
     }
 
+    /// Which one it is.
+    #[must_use]
+    pub fn sdk(&self) -> Sdk {
+        self.sdk
+    }
+
     /// Where it takes events.
     #[must_use]
     pub fn url(&self) -> String {

@@ -52,31 +52,65 @@ async fn the_official_sdks_understand_every_mode_alike() -> Result {
     client.settle_all().await?;
     for (receiver, modes) in &receivers {
         let wanted = MESSAGES.len() * modes.len();
-        eventually("all modes arrive", async || (receiver.understood().len() >= wanted).then_some(()))
+        eventually("all modes arrive", async || (published(receiver).len() >= wanted).then_some(()))
             .await
             .map_err(|e| format!("{e}: {:?}; {}", receiver.refused(), node.log()))?;
         assert_eq!(receiver.refused(), Vec::<String>::new());
-        check_modes(&receiver.understood(), modes);
+        check_modes(&published(receiver), modes);
     }
     node.stop().await
 }
 
+/// What devices published; the node speaks of itself, too.
+fn published(receiver: &Receiver) -> Vec<Understood> {
+    let mut all = receiver.understood();
+    all.retain(|event| event.attributes["type"] == "io.eventmesh.edge.mqtt.publish");
+    if receiver.sdk() == Sdk::Go {
+        // sdk-go 2.16 does not undo the percent-encoding of headers (HTTP binding section 3.1.3.2), the SDK for Python does.
+        for event in all.iter_mut().filter(|event| event.mode == "binary") {
+            event.attributes.values_mut().for_each(|value| *value = percent_decoded(value));
+        }
+    }
+    all
+}
+
+fn percent_decoded(value: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = value.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let hex = after.get(..2).filter(|_| *first == b'%').and_then(|hex| std::str::from_utf8(hex).ok());
+        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = after.get(2..).unwrap_or_default();
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 /// Every mode says the same about every event.
 fn check_modes(understood: &[Understood], modes: &[&str]) {
-    let mut by_id: BTreeMap<&str, Vec<&Understood>> = BTreeMap::new();
+    // Fixed width, contiguous per source: it sorts as the device published.
+    let mut by_sequence: BTreeMap<&str, Vec<&Understood>> = BTreeMap::new();
     for event in understood {
-        by_id.entry(&event.attributes["id"]).or_default().push(event);
+        by_sequence.entry(&event.attributes["sequence"]).or_default().push(event);
     }
-    assert_eq!(by_id.len(), MESSAGES.len());
-    // Ids of one node sort as they were given: positions of one width.
-    for (events, (topic, _, content_type)) in by_id.values().zip(MESSAGES) {
-        // Batches of one event count as batches; where one is left over, the mode is all the same.
+    assert_eq!(by_sequence.len(), MESSAGES.len());
+    for (events, (topic, _, content_type)) in by_sequence.values().zip(MESSAGES) {
         assert_eq!(events.len(), modes.len(), "{events:?}");
         let first = events[0];
         let get = |name: &str| first.attributes.get(name).map_or("", String::as_str);
         assert_eq!((get("specversion"), get("subject")), ("1.0", topic));
         assert_eq!(get("datacontenttype"), content_type);
-        assert_eq!((get("source"), get("type")), ("mqtt://e2e/sensor-12", "io.eventmesh.edge.mqtt.publish"));
+        assert!(
+            get("source").starts_with("mqtt://e2e/") && get("source").ends_with("sensor-12"),
+            "{first:?}"
+        );
         for name in ["sequence", "edgeseq", "time", "recordedtime", "partitionkey", "edgeqos"] {
             assert!(!get(name).is_empty(), "{name}: {first:?}");
         }
@@ -89,7 +123,7 @@ fn check_modes(understood: &[Understood], modes: &[&str]) {
 #[tokio::test]
 async fn nothing_acknowledged_is_missing_after_outages_and_sigkill() -> Result {
     let Some(mut receiver) = Receiver::start(Sdk::Go).await? else { return Ok(()) };
-    let keys = "mode = \"batch\"\nretry_max = \"200 ms\"\nanswer_timeout = \"2 s\"";
+    let keys = "mode = \"batch\"\nretry_min = \"20 ms\"\nretry_max = \"200 ms\"\nanswer_timeout = \"2 s\"";
     let mut node = Node::start(&uplink("cloud", &receiver.url(), keys)).await?;
     let mut client = RawClient::new("d", node.mqtt());
     let mut random = Random::new(7);
@@ -155,7 +189,8 @@ fn number(event: &Understood) -> Option<u64> {
 #[tokio::test]
 async fn status_says_what_is_wrong_with_a_receiver() -> Result {
     let url = "http://127.0.0.1:1/events";
-    let mut node = Node::start(&uplink("cloud", url, "retry_max = \"100 ms\"")).await?;
+    let mut node =
+        Node::start(&uplink("cloud", url, "retry_min = \"20 ms\"\nretry_max = \"100 ms\"")).await?;
     let cause = eventually("the cause", async || {
         let status = node.status().ok()?;
         Some(status["uplinks"][0]["cause"].as_str()?.to_owned())
