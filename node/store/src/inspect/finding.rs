@@ -146,7 +146,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// What [`super::verify`] came to.
+/// What [`super::Inspection::verify`] came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     /// Nothing is damaged.
