@@ -1,6 +1,8 @@
 //! The checked configuration in the terms of `core`: what the store, the hub and the forwarders are made with.
 
 use crate::model::{Config, Order, StreamWhenFull, Unrouted, Uplink};
+use crate::resolve::reserve;
+use crate::units::ByteSize;
 use eventmesh_edge_core::Text;
 use eventmesh_edge_core::forward::{self, Backoff, Pipeline, Volume};
 use eventmesh_edge_core::ports::store::{StoreSpec, StreamId, StreamSpec, UplinkId, WhenFull};
@@ -16,12 +18,14 @@ impl Config {
     /// What the store is opened with.
     #[must_use]
     pub fn store_spec(&self) -> StoreSpec {
+        let reserve = reserve(self.node.disk_max).bytes();
         StoreSpec {
             streams: self.streams.iter().map(stream_spec).collect(),
             uplinks: self.uplinks.iter().map(|uplink| Text::from(uplink.name.to_string())).collect(),
             disk_max: self.node.disk_max.bytes(),
             mailbox_max_bytes: self.session.mailbox_max_bytes.bytes(),
             mailbox_max_events: u64::from(self.session.mailbox_max_events),
+            mailboxes_max_bytes: self.session.mailboxes_max_bytes.map_or(reserve / 2, ByteSize::bytes),
         }
     }
 

@@ -121,6 +121,9 @@ pub struct Session {
     pub mailbox_max_bytes: ByteSize,
     /// Messages waiting for one session.
     pub mailbox_max_events: u32,
+    /// What the messages that wait for sessions may take of the disk in all. `None`: half of what is kept back of
+    /// `disk_max` for sessions, cursors and the journal.
+    pub mailboxes_max_bytes: Option<ByteSize>,
     /// Longest Session Expiry Interval; longer ones are lowered to it (MQTT 5.0 section 3.2.2.3.2).
     pub expiry_max: Duration,
     /// Persistent sessions at a time; one more is refused.

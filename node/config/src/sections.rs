@@ -168,6 +168,7 @@ fn session(s: &mut Section<'_, '_>, node: &Node) -> Session {
             ByteSize::from_kib(1)..=LARGEST_DISK,
         ),
         mailbox_max_events: s.bounded("mailbox_max_events", 1_000, 1..=10_000_000),
+        mailboxes_max_bytes: s.optional("mailboxes_max_bytes"),
         expiry_max: s.bounded("expiry_max", 7 * DAY, Duration::ZERO..=3_650 * DAY),
         sessions_max: sessions_max(s, node.disk_max),
         retained_max_bytes: s.bounded(

@@ -35,6 +35,7 @@ impl Bench {
         let spec = StoreSpec {
             disk_max: 64 << 20,
             mailbox_max_events: 100,
+            mailboxes_max_bytes: 1 << 30,
             mailbox_max_bytes: 1 << 20,
             ..spec_of([stream("telemetry", &[0], 8 << 20, WhenFull::Refuse)])
         };

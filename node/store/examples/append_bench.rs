@@ -87,6 +87,7 @@ fn spec() -> StoreSpec {
         disk_max: 16 << 30,
         mailbox_max_bytes: 1 << 20,
         mailbox_max_events: 1000,
+        mailboxes_max_bytes: 1 << 30,
     }
 }
 

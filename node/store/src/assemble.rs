@@ -11,6 +11,7 @@ use crate::journal::header::Identity;
 use crate::journal::recover::{RecoverError, Recovered, recover};
 use crate::journal::writer::{Pool, Writer};
 use crate::journal::{DIR, SEGMENT_BYTES};
+use crate::machine::Machine;
 use crate::meta::{self, Loaded, Meta};
 use eventmesh_edge_core::event::{LogId, Position};
 use eventmesh_edge_core::ports::store::{StoreSpec, StreamSpec};
@@ -39,6 +40,8 @@ pub struct StoreOptions {
     pub checkpoint_bytes: usize,
     /// Used segments kept for the next use.
     pub spare_segments: usize,
+    /// The machine that this runs on; `None`: look ([`Machine::this`]). A simulated store has no marks of its own.
+    pub machine: Option<Machine>,
 }
 
 impl Default for StoreOptions {
@@ -53,6 +56,7 @@ impl Default for StoreOptions {
             checkpoint_segments: 4,
             checkpoint_bytes: 1 << 20,
             spare_segments: 2,
+            machine: None,
         }
     }
 }
@@ -113,6 +117,9 @@ pub struct Opened {
     pub segments: usize,
     /// Sealed generations.
     pub generations: usize,
+    /// It was written on another machine, told by this kind of mark: a copy, or a disk that moved. New events have a new
+    /// log id, so that two copies never give out the same (P3).
+    pub moved: Option<&'static str>,
 }
 
 /// The log id, and whether it was drawn just now.
@@ -133,6 +140,8 @@ pub(crate) struct Site {
     pub(crate) path: PathBuf,
     /// For a log that is new.
     pub(crate) identity: Identity,
+    /// Where this runs.
+    pub(crate) machine: Machine,
     /// What the backings put aside.
     pub(crate) quarantined: Vec<String>,
 }
@@ -147,7 +156,7 @@ pub(crate) struct Assembled {
 /// Opens what is there, or makes it.
 pub(crate) fn assemble(site: Site, spec: StoreSpec, options: &StoreOptions) -> Result<Assembled, OpenError> {
     check_spec(&spec)?;
-    let Site { disk, views, generations, path, identity, quarantined } = site;
+    let Site { disk, views, generations, path, identity, machine, quarantined } = site;
     let io = |what: &'static str| {
         let path = path.clone();
         move |error| refused(&path, what, error)
@@ -164,19 +173,29 @@ pub(crate) fn assemble(site: Site, spec: StoreSpec, options: &StoreOptions) -> R
     let from_segments = recovered.segments.last().map(|found| found.header.identity);
     let known = loaded.map(|m| m.identity).or(from_segments);
     let epoch = loaded.map_or(0, |m| m.epoch).max(recovered.epoch) + 1;
+    let drawn = identity.log;
     let identity = known.unwrap_or(identity);
-    if let Err(error) = meta::store(&*disk, &Meta { identity, epoch }) {
+    let moved = loaded.and_then(|m| m.machine.differs(&machine));
+    let space = match moved {
+        Some(_) => Some((epoch, drawn)),
+        None => loaded.and_then(|m| m.space),
+    };
+    let before = loaded.filter(|_| moved.is_none()).map_or(Machine::default(), |m| m.machine);
+    let meta = Meta { identity, epoch, machine: machine.or(before), space };
+    if let Err(error) = meta::store(&*disk, &meta) {
         // The first segment of this epoch carries it too, durably, before it holds anything (P6).
         tracing::warn!(%error, epoch, "meta files cannot be written");
     }
     let limits = options.limits(spec.disk_max);
     let pool = Arc::new(Pool::new(Arc::clone(&disk), limits.segment_bytes, recovered.next_number));
     let generations: SharedGenerations = Arc::new(Mutex::new(generations));
-    let parts = Parts { identity, epoch, spec, limits, views, generations: Arc::clone(&generations) };
+    let parts = Parts { identity, epoch, space, spec, limits, views, generations: Arc::clone(&generations) };
     let (engine, findings) =
         Engine::open(parts, &recovered).map_err(|error| open_failed(&path, "read the views", &error))?;
     let good_end = engine.journal_end();
-    let opened = report(&engine, &findings, &recovered, known.is_none(), quarantined);
+    let mut opened = report(&engine, &findings, &recovered, known.is_none(), quarantined);
+    opened.moved = moved;
+    tell_moved(&opened, identity.log);
     let mut writer = Writer::new(Arc::clone(&pool), identity, epoch, good_end);
     let core = Core::new(engine, Arc::clone(&disk), Arc::clone(&pool), generations);
     tidy(&core, &*disk, &pool, &recovered, &opened, limits.spare_segments);
@@ -228,7 +247,7 @@ fn report(
         first: gap.before.1,
         next: gap.after.map(|(_, position)| position),
     });
-    let LogId(id) = engine.identity.log;
+    let LogId(id) = engine.spaces.newest();
     Opened {
         log: LogIdOrNew { id, is_new },
         epoch: engine.epoch,
@@ -239,6 +258,18 @@ fn report(
         quarantined: quarantined.into_iter().chain(recovered.foreign.iter().cloned()).collect(),
         segments: engine.segments.len(),
         generations: engine.generations.len(),
+        moved: None,
+    }
+}
+
+fn tell_moved(opened: &Opened, before: LogId) {
+    if let Some(mark) = opened.moved {
+        let now = format_args!("{:08x}", opened.log.id);
+        tracing::warn!(
+            differs = mark, first_log = %before, log = now, epoch = opened.epoch,
+            "data directory was written on another machine: new events get a new log id, so that no copy gives out the same \
+             (what was stored keeps its ids; if this is a copy, its original will hand on the same stored events)"
+        );
     }
 }
 

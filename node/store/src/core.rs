@@ -7,9 +7,11 @@ use crate::backing::BackingError;
 use crate::directory::OpenError;
 use crate::disk::{Disk, Mode};
 use crate::engine::ahead::{LOOK_AHEAD, MARKS_MAX};
+use crate::engine::mailboxes::Claim;
 use crate::engine::read::{Plan, fetch, lock_generations};
 use crate::engine::recent::{FoundEvent, Harvest, Want};
-use crate::engine::{Engine, Finished, Internal, Request, Seal, SharedGenerations, commit_io, keys, tables};
+use crate::engine::spaces::Spaces;
+use crate::engine::{Engine, Finished, Internal, Request, Seal, SharedGenerations, commit_io, keys};
 use crate::journal::writer::{Pool, Writer};
 use crate::journal::{QUARANTINE, path_of};
 use bytes::Bytes;
@@ -33,7 +35,7 @@ pub(crate) struct Core {
     disk: Arc<dyn Disk>,
     pool: Arc<Pool>,
     generations: SharedGenerations,
-    log: LogId,
+    spaces: Spaces,
     /// The newest time that [`Core::tick`] was told and nothing was done about yet.
     ticked: Mutex<Option<Timestamp>>,
 }
@@ -52,8 +54,8 @@ impl Core {
         pool: Arc<Pool>,
         generations: SharedGenerations,
     ) -> Core {
-        let log = engine.identity.log;
-        Core { engine: Mutex::new(engine), disk, pool, generations, log, ticked: Mutex::default() }
+        let spaces = engine.spaces.clone();
+        Core { engine: Mutex::new(engine), disk, pool, generations, spaces, ticked: Mutex::default() }
     }
 
     /// Held for moments only; a panic elsewhere does not end the store.
@@ -153,7 +155,8 @@ impl Core {
         for FoundEvent { position, stored_bytes, body } in found {
             match record::decode(&body) {
                 Ok((event, sequence)) => {
-                    events.push(StoredEvent { position, log: self.log, sequence, event, stored_bytes });
+                    let log = self.spaces.of(position);
+                    events.push(StoredEvent { position, log, sequence, event, stored_bytes });
                 }
                 Err(error) => {
                     tracing::error!(%error, %position, "stored event does not decode, counted as lost");
@@ -245,50 +248,43 @@ impl Core {
         let mut after = after;
         while items.len() < max_events && bytes < max_bytes {
             let want = MAILBOX_PAGE.min(max_events - items.len());
-            let (page, last) = self.mailbox_page(session, after, want)?;
-            for (position, options, stored_bytes, body) in page {
-                bytes = bytes.saturating_add(stored_bytes as usize);
+            let page = self.mailbox_page(session, after, want, max_bytes - bytes)?;
+            let Some((last, _)) = page.last() else { break };
+            after = last.position;
+            for (claim, body) in page {
+                let Some(body) = body else { continue };
+                bytes = bytes.saturating_add(claim.stored_bytes as usize);
+                let (position, stored_bytes, options) = (claim.position, claim.stored_bytes, claim.options);
                 let found = vec![FoundEvent { position, stored_bytes, body }];
                 items.extend(self.decode(found).pop().map(|event| MailboxItem { event, options }));
-                if bytes >= max_bytes {
-                    break;
-                }
-            }
-            match last {
-                Some(last) => after = last,
-                None => break,
             }
         }
         Ok(items)
     }
 
-    /// One page, and where the next begins if there may be one.
-    #[allow(clippy::type_complexity, reason = "a row of four, used by the one caller above")]
+    /// The next claims and the events that they are on, up to about `max_bytes` of them.
     fn mailbox_page(
         &self,
         session: SessionNo,
         after: Position,
         want: usize,
-    ) -> Result<(Vec<(Position, Bytes, u32, Bytes)>, Option<Position>), ReadError> {
+        max_bytes: usize,
+    ) -> Result<Vec<(Claim, Option<Bytes>)>, ReadError> {
         let mut engine = self.engine();
-        let views = engine.views_now().map_err(views_failed)?;
-        let prefix = keys::claims(session.0);
-        let after = keys::claim(session.0, after);
-        let rows = views.scan(&prefix, Some(&after), want).map_err(views_failed)?;
-        let full = rows.len() >= want;
-        let last = rows.last().and_then(|(key, _)| keys::claim_position(key)).filter(|_| full);
-        let mut page = Vec::with_capacity(rows.len());
-        for (key, value) in rows {
-            let (Some(position), Some((stored, options))) =
-                (keys::claim_position(&key), tables::split_claim(&value))
-            else {
-                continue;
-            };
-            if let Some(body) = views.get(&keys::mail(position)).map_err(views_failed)? {
-                page.push((position, options, stored, body));
+        engine.views_now().map_err(views_failed)?;
+        let views = engine.views();
+        let claims = engine.mailboxes().page(views, session.0, after, want).map_err(views_failed)?;
+        let mut page = Vec::with_capacity(claims.len());
+        let mut bytes = 0usize;
+        for claim in claims {
+            if bytes >= max_bytes {
+                break;
             }
+            bytes += claim.stored_bytes as usize;
+            let body = views.get(&keys::mail(claim.position)).map_err(views_failed)?;
+            page.push((claim, body));
         }
-        Ok((page, last))
+        Ok(page)
     }
 
     pub(crate) fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
@@ -337,7 +333,7 @@ impl Core {
     }
 
     pub(crate) fn log_id(&self) -> LogId {
-        self.log
+        self.spaces.newest()
     }
 
     // --- maintenance

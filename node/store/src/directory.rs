@@ -22,7 +22,7 @@ pub enum OpenError {
     },
     /// A later version of the program wrote it.
     #[error(
-        "data directory {path} has format version {found}, this program reads version {VERSION}: \
+        "data directory {path} has format version {found}, this program reads up to {VERSION}: \
          start the version that wrote it, or a later one"
     )]
     Later {
@@ -206,7 +206,7 @@ fn check_format(path: &Path) -> Result<(), OpenError> {
         Err(error) => return Err(unreadable(path, "read `format`", error)),
     };
     match version_in(&text) {
-        Some(found) if found != u64::from(VERSION) => {
+        Some(found) if found > u64::from(VERSION) => {
             Err(OpenError::Later { path: path.to_owned(), found: found.to_string() })
         }
         // Damage is never a reason to stop (P6): `meta-*` and the segment headers carry the version too.
@@ -312,10 +312,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         write_format(dir.path()).unwrap();
         claim(dir.path()).unwrap();
-        fs::write(dir.path().join("format"), "eventmesh-edge store 2\n").unwrap();
+        fs::write(dir.path().join("format"), "eventmesh-edge store 3\n").unwrap();
         let error = claim(dir.path()).unwrap_err().to_string();
         assert!(
-            error.contains("format version 2") && error.contains("start the version that wrote it"),
+            error.contains("format version 3") && error.contains("start the version that wrote it"),
             "{error}"
         );
         fs::write(dir.path().join("format"), [0u8; 30]).unwrap();

@@ -2,11 +2,14 @@
 //!
 //! ```text
 //!    0  8   magic "EMESHMET"
-//!    8  4   version u8 = 1, three zero bytes
+//!    8  4   version u8 = 2, three zero bytes
 //!   12  4   log id
 //!   16  8   secret of the log (seeds the checksums of journal frames)
 //!   24  4   epoch of the newest start
-//!   28  32  zero
+//!   28  16  machine that the newest start was on: hash of each kind of mark, 0 for none   since version 2
+//!   44  4   log id of the events since the last move to another machine                   since version 2
+//!   48  4   epoch of that move, 0 for none                                                since version 2
+//!   52  8   zero
 //!   60  4   CRC32C of bytes 0..60
 //! ```
 //! One copy after the other is overwritten in place and synced, so one whole copy exists at every moment, and a full
@@ -16,13 +19,14 @@
 use crate::codec::Reader;
 use crate::disk::{Disk, Mode};
 use crate::journal::header::Identity;
+use crate::machine::Machine;
 use eventmesh_edge_core::event::LogId;
 use std::io;
 
 const MAGIC: &[u8; 8] = b"EMESHMET";
 const BYTES: usize = 64;
 /// Format version of the whole directory.
-pub(crate) const VERSION: u8 = 1;
+pub(crate) const VERSION: u8 = 2;
 pub(crate) const COPIES: [&str; 2] = ["meta-a", "meta-b"];
 
 /// What the two copies say.
@@ -30,6 +34,10 @@ pub(crate) const COPIES: [&str; 2] = ["meta-a", "meta-b"];
 pub(crate) struct Meta {
     pub(crate) identity: Identity,
     pub(crate) epoch: u32,
+    /// The machine that it was on; without any mark in a directory of version 1.
+    pub(crate) machine: Machine,
+    /// Since which epoch events have another log id than the identity's.
+    pub(crate) space: Option<(u32, LogId)>,
 }
 
 /// What was found.
@@ -78,6 +86,12 @@ fn encode(meta: &Meta) -> Vec<u8> {
     out.extend_from_slice(&meta.identity.log.0.to_le_bytes());
     out.extend_from_slice(&meta.identity.secret.to_le_bytes());
     out.extend_from_slice(&meta.epoch.to_le_bytes());
+    for hash in meta.machine.hashes() {
+        out.extend_from_slice(&hash.to_le_bytes());
+    }
+    let (epoch, LogId(log)) = meta.space.unwrap_or((0, LogId(0)));
+    out.extend_from_slice(&log.to_le_bytes());
+    out.extend_from_slice(&epoch.to_le_bytes());
     out.resize(BYTES - 4, 0);
     out.extend_from_slice(&crc32c::crc32c(&out).to_le_bytes());
     out
@@ -94,7 +108,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Meta, Option<u8>> {
         return Err(None);
     }
     match reader.byte() {
-        Some(VERSION) => fields(&mut reader).ok_or(None),
+        Some(1..=VERSION) => fields(&mut reader).ok_or(None),
         later => Err(later),
     }
 }
@@ -102,7 +116,14 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Meta, Option<u8>> {
 fn fields(reader: &mut Reader<'_>) -> Option<Meta> {
     reader.take(3)?;
     let identity = Identity { log: LogId(reader.u32_le()?), secret: reader.u64_le()? };
-    Some(Meta { identity, epoch: reader.u32_le()? })
+    let epoch = reader.u32_le()?;
+    let mut hashes = [0; Machine::KINDS];
+    for hash in &mut hashes {
+        *hash = reader.u32_le()?;
+    }
+    let (log, since) = (LogId(reader.u32_le()?), reader.u32_le()?);
+    let space = (since > 0).then_some((since, log));
+    Some(Meta { identity, epoch, machine: Machine::from_hashes(hashes), space })
 }
 
 /// A new identity from the system's random numbers.
@@ -119,7 +140,10 @@ mod tests {
     use crate::sim_disk::SimDisk;
 
     fn meta(epoch: u32) -> Meta {
-        Meta { identity: Identity { log: LogId(9), secret: 11 }, epoch }
+        let marks = [None, Some(format!("{epoch}")), None, Some("m".to_owned())];
+        let space = (epoch > 1).then_some((epoch, LogId(epoch)));
+        let identity = Identity { log: LogId(9), secret: 11 };
+        Meta { identity, epoch, machine: Machine::of(marks), space }
     }
 
     #[test]
@@ -144,10 +168,10 @@ mod tests {
         disk.corrupt("meta-a", 20, |bytes| bytes[0] ^= 1);
         assert_eq!(load(&disk), Loaded::Meta(meta(7), 1));
         let mut later = encode(&meta(8));
-        later[8] = 2;
+        later[8] = VERSION + 1;
         let crc = crc32c::crc32c(&later[..60]).to_le_bytes();
         later[60..].copy_from_slice(&crc);
         disk.corrupt("meta-b", 0, |bytes| bytes.copy_from_slice(&later));
-        assert_eq!(load(&disk), Loaded::Later(2));
+        assert_eq!(load(&disk), Loaded::Later(VERSION + 1));
     }
 }

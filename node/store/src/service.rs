@@ -9,6 +9,7 @@ use crate::disk::RealDisk;
 use crate::engine::{Finished, Request};
 use crate::gather::{Decision, Gather, Queued, is_lazy};
 use crate::journal::writer::Writer;
+use crate::machine::Machine;
 use crate::meta;
 use crate::spill::SledGenerations;
 use crate::views::SledViews;
@@ -109,6 +110,7 @@ impl JournalStore {
             generations: Box::new(generations),
             path: dir.to_owned(),
             identity: meta::draw_identity().map_err(|error| OpenError::Random(error.to_string()))?,
+            machine: options.machine.unwrap_or_else(Machine::this),
             quarantined,
         };
         let Assembled { core, writer, opened } = assemble(site, spec, options)?;

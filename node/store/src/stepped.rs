@@ -7,6 +7,7 @@ use crate::directory::OpenError;
 use crate::engine::{Finished, Request};
 use crate::journal::header::Identity;
 use crate::journal::writer::Writer;
+use crate::machine::Machine;
 use crate::memory_backing::MemoryBacking;
 use crate::sim_disk::SimDisk;
 use bytes::Bytes;
@@ -55,6 +56,11 @@ pub struct SteppedStore {
     closed: AtomicBool,
 }
 
+/// Not drawn, so that a run can be repeated; another one on another machine.
+fn simulated_log(machine: &Machine) -> u32 {
+    machine.hashes().into_iter().fold(0x5100_0001, |log, hash| log.rotate_left(7) ^ hash)
+}
+
 impl SteppedStore {
     /// Opens the store of a site. `immediate`: each [`Store::submit`] commits before it returns; otherwise commits wait
     /// for [`SteppedStore::step`].
@@ -67,12 +73,14 @@ impl SteppedStore {
         options: &StoreOptions,
         immediate: bool,
     ) -> Result<(SteppedStore, Opened), OpenError> {
+        let machine = options.machine.unwrap_or_default();
         let site = Site {
             disk: std::sync::Arc::new(site.disk.clone()),
             views: Box::new(site.backing.views()),
             generations: Box::new(site.backing.generations()),
             path: PathBuf::from("simulated"),
-            identity: Identity { log: LogId(0x5100_0001), secret: 0x0dd5_eed5 },
+            identity: Identity { log: LogId(simulated_log(&machine)), secret: 0x0dd5_eed5 },
+            machine,
             quarantined: Vec::new(),
         };
         let assembled = assemble(site, spec, options)?;

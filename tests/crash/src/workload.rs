@@ -195,6 +195,7 @@ pub fn spec() -> StoreSpec {
         disk_max: 64 << 20,
         mailbox_max_bytes: 1 << 20,
         mailbox_max_events: MAILBOX_MAX,
+        mailboxes_max_bytes: 1 << 30,
     }
 }
 

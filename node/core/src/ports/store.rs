@@ -30,6 +30,11 @@ pub struct StreamId(pub u16);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UplinkId(pub u16);
 
+impl StreamId {
+    /// No stream: what only mailboxes wait for, and [`CommitError::Full`] when there is no room for it.
+    pub const NONE: StreamId = StreamId(u16::MAX);
+}
+
 impl UplinkId {
     /// The pseudo-consumer of a stream that has no uplink yet.
     pub const NONE: UplinkId = UplinkId(u16::MAX);
@@ -72,6 +77,9 @@ pub struct StreamSpec {
     pub when_full: WhenFull,
 }
 
+/// What an entry of a mailbox takes of [`StoreSpec::mailboxes_max_bytes`], beside its event.
+pub const MAILBOX_CLAIM_BYTES: u64 = 32;
+
 /// What a store is opened with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreSpec {
@@ -85,6 +93,9 @@ pub struct StoreSpec {
     pub mailbox_max_bytes: u64,
     /// The same in entries.
     pub mailbox_max_events: u64,
+    /// Budget of all mailboxes together: the stored bytes of the events that wait in them, each once, and
+    /// [`MAILBOX_CLAIM_BYTES`] for each entry. Beyond it the fullest mailboxes give up their oldest entries.
+    pub mailboxes_max_bytes: u64,
 }
 
 /// Everything that becomes durable together.
@@ -475,6 +486,8 @@ pub struct StoreStats {
     pub epoch: u32,
     /// Files quarantined at this start.
     pub quarantined: u64,
+    /// What the mailboxes take of their common budget ([`StoreSpec::mailboxes_max_bytes`]).
+    pub mailbox_bytes: u64,
 }
 
 /// What a watcher is told. Several may be folded into one call.

@@ -34,6 +34,7 @@ fn spec(streams: &[&str]) -> StoreSpec {
         disk_max: 1 << 30,
         mailbox_max_bytes: 1 << 20,
         mailbox_max_events: 100,
+        mailboxes_max_bytes: 1 << 30,
     }
 }
 

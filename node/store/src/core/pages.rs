@@ -2,11 +2,8 @@
 
 use super::Core;
 use crate::backing::{BackingError, StreamNo};
-use crate::engine::keys;
 use crate::engine::read::{Damage, Fetched, Plan, fetch};
 use crate::engine::recent::{Harvest, Want};
-use crate::engine::tables::MailboxFigures;
-use bytes::Bytes;
 use eventmesh_edge_core::event::{Position, StoredEvent};
 use eventmesh_edge_core::ports::store::ReadError;
 use std::io;
@@ -84,24 +81,9 @@ fn lost(damage: &Damage) -> Vec<(Position, Position)> {
     }
 }
 
-/// Mailboxes counted at a time with the engine's lock held.
-const MAILBOX_PAGE: usize = 512;
-
 impl Core {
     /// Mailboxes that hold something, entries in them, and their stored bytes.
     pub(crate) fn mailbox_totals(&self) -> (u64, u64, u64) {
-        let mut sum = (0, 0, 0);
-        let mut after: Option<Bytes> = None;
-        while let Ok(page) = self.engine().views().scan(&[keys::MAILBOX], after.as_deref(), MAILBOX_PAGE) {
-            for (_, value) in &page {
-                let figures = MailboxFigures::decode(value).unwrap_or_default();
-                sum = (sum.0 + 1, sum.1 + figures.events, sum.2 + figures.bytes);
-            }
-            match page.into_iter().last() {
-                Some((key, _)) => after = Some(key),
-                None => break,
-            }
-        }
-        sum
+        self.engine().mailboxes().totals()
     }
 }

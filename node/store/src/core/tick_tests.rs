@@ -82,6 +82,7 @@ fn open(disk: &Counted, backing: &MemoryBacking) -> (Core, Writer) {
         generations: Box::new(backing.generations()),
         path: PathBuf::from("counted"),
         identity: Identity { log: LogId(1), secret: 2 },
+        machine: crate::Machine::default(),
         quarantined: Vec::new(),
     };
     let stream = StreamSpec {
@@ -97,6 +98,7 @@ fn open(disk: &Counted, backing: &MemoryBacking) -> (Core, Writer) {
         disk_max: 256 << 20,
         mailbox_max_bytes: 1 << 20,
         mailbox_max_events: 100,
+        mailboxes_max_bytes: 1 << 30,
     };
     let options = StoreOptions { recent_bytes: 1 << 10, ..StoreOptions::default() };
     let assembled = assemble(site, spec, &options).unwrap();

@@ -135,7 +135,7 @@ impl Engine {
         let Group { frames, marks, base, .. } = group;
         let mut frame = FrameWriter::start(frames, base, self.next_lsn, first, start == 0);
         let drops = match self.events(&mut frame, commit, marks) {
-            Ok(needs) => self.admit(&needs, marks, first_mark),
+            Ok(needs) => self.admit(&needs, takes_room(commit), marks, first_mark),
             Err(error) => Err(error),
         };
         let drops = match drops {
@@ -195,18 +195,22 @@ impl Engine {
     fn admit(
         &mut self,
         needs: &[Need],
+        takes_room: bool,
         marks: &[GroupMark],
         first_mark: usize,
     ) -> Result<Vec<Drop>, CommitError> {
-        let Some(first) = needs.first() else { return Ok(Vec::new()) };
+        if needs.is_empty() && !takes_room {
+            return Ok(Vec::new());
+        }
         for need in needs {
             self.check_size(need, marks.get(first_mark..).unwrap_or_default())?;
         }
-        if self.is_disk_full() {
+        if self.is_disk_full() || self.is_views_backlog_full() {
             self.disk_refused = true;
-            let need = needs.iter().map(|n| n.bytes).sum();
+            let own = marks.get(first_mark..).unwrap_or_default();
+            let need = own.iter().map(|m| u64::from(m.mark.bytes)).sum();
             return Err(CommitError::Full {
-                stream: first.id,
+                stream: needs.first().map_or(StreamId::NONE, |need| need.id),
                 used: self.disk_bytes(),
                 max: self.spec.disk_max,
                 need,
@@ -414,6 +418,14 @@ fn internal_bound(internal: &Internal) -> usize {
     let views: usize =
         internal.views.iter().map(|(k, v)| k.len() + v.as_ref().map_or(0, Bytes::len) + 24).sum();
     128 + views + internal.cursors.len() * 32 + internal.losses.len() * 72
+}
+
+/// True if something of it stays in the views and not in a stream: an event that mailboxes or a retained value keep.
+/// Cursors, sessions and the ledger go through when the disk is full; that is what the last room is kept for.
+fn takes_room(commit: &Commit) -> bool {
+    let keeps =
+        |change: &StateChange| matches!(change, StateChange::Put { value: StateValue::Record { .. }, .. });
+    commit.events.iter().any(|new| !new.mailboxes.is_empty()) || commit.state.iter().any(keeps)
 }
 
 fn add_need(needs: &mut Vec<Need>, stream: usize, id: StreamId, bytes: u64) {

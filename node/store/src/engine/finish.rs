@@ -130,14 +130,18 @@ impl Engine {
         let last = Lsn(self.next_lsn.0 - 1);
         for entry in &group.entries {
             let Ok(Some(written)) = &entry.outcome else { continue };
-            let more = if written.lsn == last { std::mem::take(&mut lazy) } else { Vec::new() };
+            let is_last = written.lsn == last;
+            let more = if is_last { std::mem::take(&mut lazy) } else { Vec::new() };
             if written.for_views {
-                self.apply_one(group, frames, written, more, finished);
-            } else if written.lsn == last {
-                self.tables.apply_ops(last, more);
+                self.apply_one(group, frames, written, (more, wanted && is_last), finished);
+            } else if is_last && wanted {
+                self.tables.apply_ops(last, more, true);
+            } else if is_last {
+                self.tables.apply_ops(last, more, false);
             }
         }
-        if wanted {
+        // What waits has not been flushed either.
+        if wanted && !self.tables.is_behind() {
             self.freeze();
         }
         finished.room |= self.take_room() | std::mem::take(&mut self.io_failed);
@@ -149,7 +153,7 @@ impl Engine {
         group: &Group,
         frames: &Bytes,
         written: &Written,
-        more: Vec<ViewOp>,
+        (more, flush): (Vec<ViewOp>, bool),
         finished: &mut Finished,
     ) {
         let body = frames.get(written.frame.start + FRAME_HEADER..written.frame.end).unwrap_or_default();
@@ -161,7 +165,7 @@ impl Engine {
                 }
             }
         }
-        self.tables.apply(&frame, body, &group.base, more);
+        self.tables.apply(&frame, body, &group.base, (more, flush));
     }
 
     fn flush_lazy(&mut self, ops: &mut Vec<ViewOp>) {

@@ -2,7 +2,7 @@
 
 use super::read::Plan;
 use super::recent::Harvest;
-use super::tables::{Bounds, MailboxFigures, scan_all, split_claim};
+use super::tables::{Bounds, scan_all};
 use super::{Engine, keys};
 use crate::backing::{BackingError, Extent, StreamNo, Views};
 use crate::codec::Reader;
@@ -43,6 +43,7 @@ pub(crate) fn remembered_spec(views: &dyn Views) -> Result<StoreSpec, BackingErr
         disk_max: u64::MAX / 4,
         mailbox_max_bytes: bounds.map_or(u64::MAX, |bounds| bounds.bytes),
         mailbox_max_events: bounds.map_or(u64::MAX, |bounds| bounds.events),
+        mailboxes_max_bytes: bounds.map_or(u64::MAX, |bounds| bounds.all_bytes),
     })
 }
 
@@ -109,30 +110,24 @@ impl Engine {
     /// Mailboxes whose figures are not what is in them: session, entries and bytes as noted, and as found.
     pub(crate) fn mailbox_disagreements(&self) -> Result<Vec<Disagreement>, BackingError> {
         let mut wrong = Vec::new();
-        for (key, value) in scan_all(self.views(), &[keys::MAILBOX])? {
-            let Some(session) = Reader::new(key.get(1..).unwrap_or_default()).u64_be() else { continue };
-            let noted = MailboxFigures::decode(&value).unwrap_or_default();
+        for session in self.mailboxes().sessions() {
+            let noted = self.mailboxes().len(session);
             let found = self.claims_of(session)?;
-            if (noted.events, noted.bytes) != found {
-                wrong.push((session, (noted.events, noted.bytes), found));
+            if noted != found {
+                wrong.push((session, noted, found));
             }
         }
         Ok(wrong)
     }
 
     fn claims_of(&self, session: u64) -> Result<(u64, u64), BackingError> {
-        let prefix = keys::claims(session);
-        let (mut sum, mut after) = ((0, 0), None::<bytes::Bytes>);
+        let (mut sum, mut after) = ((0, 0), Position::ZERO);
         loop {
-            let page = self.views().scan(&prefix, after.as_deref(), CLAIMS_PAGE)?;
-            for (_, value) in &page {
-                sum.0 += 1;
-                sum.1 += split_claim(value).map_or(0, |(stored, _)| u64::from(stored));
-            }
-            match page.into_iter().last() {
-                Some((key, _)) => after = Some(key),
-                None => return Ok(sum),
-            }
+            let page = self.mailboxes().page(self.views(), session, after, CLAIMS_PAGE)?;
+            let Some(last) = page.last() else { return Ok(sum) };
+            after = last.position;
+            sum.0 += page.len() as u64;
+            sum.1 += page.iter().map(|claim| u64::from(claim.stored_bytes)).sum::<u64>();
         }
     }
 

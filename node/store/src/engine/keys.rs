@@ -1,16 +1,19 @@
 //! Keys of the views. The first byte says which kind; numbers are big-endian, so that scans come in their order.
 //!
 //! ```text
-//! b | session u64 | position u64   stored bytes u32, then options       one claim of a session on an event
+//! b | session u64 | position u64   stored bytes u32, then options       a claim, as format version 1 kept them
 //! c | stream u32 | uplink u32      position u64                         cursor (uplink 0: no uplink yet)
 //! d | segment u32 | offset u32     nothing                              damage of the journal that was counted
 //! e | number u64                   stream u32, uplink u32, reason u8, sum             entry of the ledger, to be handed on
 //! g | generation u64               extents                              what a sealed generation should hold
-//! h | 'b'                          bytes u64, events u64                mailbox bounds in force
+//! h | 'b'                          bytes, events, bytes of all: u64 each          mailbox bounds in force
 //! h | 'e'                          number u64                           newest entry of the ledger ever made
+//! h | 'i'                          epoch u32, log id u32, each           log ids, if the directory moved
+//! h | 'm'                          bytes u64                            stored bytes of the events in `m`
+//! k | session u64 | last position u64       block: position step, stored bytes, options each   claims of a session
 //! l | stream u32 | uplink u32 | reason u8   events, bytes, first, last: u64 each     ledger: totals
 //! m | position u64                 record body                          event that mailboxes wait for, once
-//! n | session u64                  entries, bytes, lowest position: varints          a mailbox's figures
+//! n | session u64                  entries, bytes, lowest position, newest block and its claims: varints   a mailbox's figures
 //! o | stream u32 | uplink u32 | reason u8   the same                   ledger: what no entry has yet
 //! q | source                       counter, then stream and counter pairs: varints   sequence numbers
 //! r | position u64                 claims u32                           claims on `m`, where there are several
@@ -26,16 +29,20 @@ use crate::journal::frame::UplinkNo;
 use bytes::Bytes;
 use eventmesh_edge_core::event::Position;
 
-pub(crate) const COUNTED: u8 = b'd';
+pub(crate) const CLAIM: u8 = b'b';
 pub(crate) const CURSOR: u8 = b'c';
+pub(crate) const COUNTED: u8 = b'd';
 pub(crate) const ENTRY: u8 = b'e';
 pub(crate) const GENERATION: u8 = b'g';
 pub(crate) const LEDGER: u8 = b'l';
 pub(crate) const GATHERED: u8 = b'o';
+pub(crate) const MAIL: u8 = b'm';
 pub(crate) const MAILBOX: u8 = b'n';
 pub(crate) const STREAM: u8 = b's';
 pub(crate) const UPLINK: u8 = b'u';
 pub(crate) const BOUNDS: &[u8] = b"hb";
+pub(crate) const BODIES: &[u8] = b"hm";
+pub(crate) const SPACES: &[u8] = b"hi";
 pub(crate) const LEDGER_CUT: &[u8] = b"hc";
 pub(crate) const LEDGER_NO: &[u8] = b"he";
 pub(crate) const LEDGER_FORGET: &[u8] = b"hf";
@@ -50,15 +57,16 @@ fn key(kind: u8, parts: &[&[u8]]) -> Bytes {
     Bytes::from(out)
 }
 
-pub(crate) fn claim(session: u64, position: Position) -> Bytes {
-    key(b'b', &[&session.to_be_bytes(), &position.0.to_be_bytes()])
+/// The block of claims that ends with a position.
+pub(crate) fn block(session: u64, last: Position) -> Bytes {
+    key(b'k', &[&session.to_be_bytes(), &last.0.to_be_bytes()])
 }
 
-pub(crate) fn claims(session: u64) -> Bytes {
-    key(b'b', &[&session.to_be_bytes()])
+pub(crate) fn blocks(session: u64) -> Bytes {
+    key(b'k', &[&session.to_be_bytes()])
 }
 
-/// Position in a [`claim`] key.
+/// Position in a [`block`] key, and in that of a [`CLAIM`].
 pub(crate) fn claim_position(key: &[u8]) -> Option<Position> {
     Some(Position(u64::from_be_bytes(*key.get(9..)?.first_chunk()?)))
 }
@@ -86,7 +94,7 @@ pub(crate) fn ledger(kind: u8, (stream, uplink, reason): LedgerKey) -> Bytes {
 }
 
 pub(crate) fn mail(position: Position) -> Bytes {
-    key(b'm', &[&position.0.to_be_bytes()])
+    key(MAIL, &[&position.0.to_be_bytes()])
 }
 
 pub(crate) fn mail_claims(position: Position) -> Bytes {

@@ -10,23 +10,27 @@ mod finish;
 pub(crate) mod inspect;
 pub(crate) mod keys;
 mod ledger;
+pub(crate) mod mailboxes;
 pub(crate) mod open;
 pub(crate) mod read;
 pub(crate) mod recent;
 mod retain;
+mod rows;
 pub(crate) mod segments;
 mod sequences;
+pub(crate) mod spaces;
 pub(crate) mod tables;
 
 use self::ahead::Mark;
 use self::catalog::Catalog;
+use self::mailboxes::Mailboxes;
 use self::recent::Recent;
 use self::segments::{GenerationInfo, Segment};
 use self::sequences::Sequences;
+use self::spaces::Spaces;
 use self::tables::Tables;
 use crate::backing::{BackingError, CheckpointWork, Generations, Lsn, Views};
 use crate::journal::frame::{CursorEntry, LossEntry};
-use crate::journal::header::Identity;
 use bytes::Bytes;
 use eventmesh_edge_core::event::Position;
 use eventmesh_edge_core::ports::Completion;
@@ -160,8 +164,8 @@ pub(crate) struct Counters {
 
 /// See the module.
 pub(crate) struct Engine {
-    pub(crate) identity: Identity,
     pub(crate) epoch: u32,
+    pub(crate) spaces: Spaces,
     pub(crate) spec: StoreSpec,
     limits: Limits,
     pub(crate) catalog: Catalog,
@@ -222,6 +226,9 @@ impl Engine {
         for (no, name) in self.catalog.uplinks.iter().zip(&self.spec.uplinks) {
             names.views.push((keys::uplink(*no), Some(Bytes::copy_from_slice(name.as_bytes()))));
         }
+        if self.spaces.has_moved() {
+            names.views.push((Bytes::from_static(keys::SPACES), Some(self.spaces.encode())));
+        }
         for consumer in &self.catalog.consumers {
             let acked = Bytes::copy_from_slice(&consumer.acked.0.to_be_bytes());
             names.views.push((keys::cursor(consumer.stream_no, consumer.uplink), Some(acked)));
@@ -264,11 +271,11 @@ impl Engine {
     }
 
     pub(crate) fn mailbox_len(&self, session: SessionNo) -> (u64, u64) {
-        let figures = self.tables.mailbox(session.0).unwrap_or_else(|error| {
-            tracing::warn!(%error, "figures of a mailbox cannot be read");
-            tables::MailboxFigures::default()
-        });
-        (figures.events, figures.bytes)
+        self.tables.mailboxes.len(session.0)
+    }
+
+    pub(crate) fn mailboxes(&self) -> &Mailboxes {
+        &self.tables.mailboxes
     }
 
     pub(crate) fn stats(&self) -> StoreStats {
@@ -283,6 +290,7 @@ impl Engine {
             disk_bytes: self.disk_bytes(),
             epoch: self.epoch,
             quarantined: c.quarantined,
+            mailbox_bytes: self.tables.mailboxes.disk_bytes(),
         }
     }
 

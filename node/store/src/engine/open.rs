@@ -7,6 +7,7 @@ use super::recent::Recent;
 use super::retain::{decode_extents, encode_extents};
 use super::segments::{GenerationInfo, Segment};
 use super::sequences::Sequences;
+use super::spaces::Spaces;
 use super::tables::{Bounds, Tables, scan_all};
 use super::{Checkpoint, Counters, Engine, Internal, Limits, SharedGenerations, keys};
 use crate::backing::{BackingError, Extent, Lsn, StreamNo, Views};
@@ -17,7 +18,7 @@ use crate::journal::reader::{End, FrameCursor, Gap};
 use crate::journal::recover::{Found, Recovered};
 use bytes::Bytes;
 use eventmesh_edge_core::Text;
-use eventmesh_edge_core::event::{Position, record};
+use eventmesh_edge_core::event::{LogId, Position, record};
 use eventmesh_edge_core::ports::store::{Consumer, LossReason, StoreSpec, StreamId, StreamSpec, UplinkId};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
@@ -25,6 +26,8 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 pub(crate) struct Parts {
     pub(crate) identity: Identity,
     pub(crate) epoch: u32,
+    /// What `meta-*` says about the last move: since which epoch, which log id.
+    pub(crate) space: Option<(u32, LogId)>,
     pub(crate) spec: StoreSpec,
     pub(crate) limits: Limits,
     pub(crate) views: Box<dyn Views>,
@@ -94,9 +97,9 @@ impl Walk {
             self.sequences.flush(&mut more);
         }
         if for_views {
-            self.tables.apply(frame, body, &segment.source.base, more);
+            self.tables.apply(frame, body, &segment.source.base, (more, false));
         } else if !more.is_empty() {
-            self.tables.apply_ops(frame.lsn, more);
+            self.tables.apply_ops(frame.lsn, more, false);
         }
         Ok(())
     }
@@ -168,7 +171,7 @@ fn text(bytes: Option<&[u8]>) -> Text {
 impl Engine {
     /// Walks the journal, replays what the views do not have, and counts what waits for whom.
     pub(crate) fn open(parts: Parts, recovered: &Recovered) -> Result<(Engine, Findings), BackingError> {
-        let Parts { identity, epoch, spec, limits, views, generations } = parts;
+        let Parts { identity, epoch, space, spec, limits, views, generations } = parts;
         let applied = views.applied();
         let mut walk = Walk {
             tables: Tables::new(views)?,
@@ -184,13 +187,18 @@ impl Engine {
         }
         let Walk { mut tables, sequences, segments, newest, last, findings, .. } = walk;
         if tables.views.applied() < last {
-            tables.apply_ops(last, Vec::new());
+            tables.apply_ops(last, Vec::new(), false);
         }
         let remembered = Remembered::load(&*tables.views)?;
         let durable_position = segments.iter().map(|s| s.last_position).max().unwrap_or_default();
+        let noted = tables.views.get(keys::SPACES)?.and_then(|bytes| Spaces::decode(&bytes));
+        let mut spaces = noted.unwrap_or_else(|| Spaces::one(identity.log));
+        if let Some((epoch, log)) = space {
+            spaces.add(epoch, log);
+        }
         let mut engine = Engine {
-            identity,
             epoch,
+            spaces,
             spec,
             limits,
             catalog: Catalog::default(),
@@ -316,7 +324,11 @@ impl Engine {
                 self.add_orphans(*no, remembered);
             }
         }
-        let bounds = Bounds { bytes: self.spec.mailbox_max_bytes, events: self.spec.mailbox_max_events };
+        let bounds = Bounds {
+            bytes: self.spec.mailbox_max_bytes,
+            events: self.spec.mailbox_max_events,
+            all_bytes: self.spec.mailboxes_max_bytes,
+        };
         if self.tables.bounds != bounds {
             opening.views.push((Bytes::from_static(keys::BOUNDS), Some(bounds.encode())));
         }

@@ -17,6 +17,14 @@ use std::collections::HashMap;
 use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
+/// Claims of mailboxes are kept in memory for as many times the bytes that make a checkpoint: the more of them a block
+/// gets, the less is written.
+const FRESH_FACTOR: usize = 4;
+/// Changes of views that no checkpoint holds, beyond which what would add to them waits: as many times the bytes that
+/// make a checkpoint, and no less than this.
+const PENDING_FACTOR: usize = 12;
+const PENDING_MIN: usize = 12 << 20;
+
 /// What one generation will be made of.
 pub(crate) struct Seal {
     pub(crate) lsns: RangeInclusive<Lsn>,
@@ -154,7 +162,13 @@ impl Engine {
     fn wants_checkpoint(&self) -> bool {
         matches!(self.checkpoint, Checkpoint::Idle)
             && (self.tables.views.pending_bytes() > self.limits.checkpoint_bytes
+                || self.tables.mailboxes.fresh_bytes() > FRESH_FACTOR * self.limits.checkpoint_bytes
                 || self.waiting_for_views() >= self.limits.checkpoint_segments)
+    }
+
+    /// True if checkpoints do not keep up: memory must not grow while they are written (P5).
+    pub(super) fn is_views_backlog_full(&self) -> bool {
+        self.tables.views.pending_bytes() > PENDING_MIN.max(PENDING_FACTOR * self.limits.checkpoint_bytes)
     }
 
     /// Asks for a checkpoint at the end of the next group, if one is due; true if a group has to be made for it.
@@ -276,7 +290,7 @@ impl Engine {
     pub(crate) fn disk_changed(&mut self, spares: usize, generations: (u64, u64)) {
         self.counters.spare_segments = spares as u64;
         (self.counters.generations_disk, self.counters.generations_written) = generations;
-        if self.disk_refused && !self.is_disk_full() {
+        if self.disk_refused && !self.is_disk_full() && !self.is_views_backlog_full() {
             self.disk_refused = false;
             self.room = true;
         }

@@ -1,8 +1,11 @@
 //! Commits that the views cannot take yet.
 
 use super::*;
+use crate::journal::frame;
 use crate::journal::frame::{FRAME_HEADER, FrameWriter};
 use crate::memory_backing::{MemoryBacking, MemoryViews};
+use eventmesh_edge_core::event::{Event, Position, Qos, Sequence, Timestamp, Via};
+use eventmesh_edge_core::ports::store::{MailboxEntry, SessionNo};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -88,7 +91,7 @@ fn apply(tables: &mut Tables, lsn: u64, acked: u64) {
     let bytes = frame(lsn, acked);
     let body = Bytes::copy_from_slice(bytes.get(FRAME_HEADER..).unwrap());
     let frame = Frame::parse(&body, &BASE).unwrap();
-    tables.apply(&frame, &body, &BASE, Vec::new());
+    tables.apply(&frame, &body, &BASE, (Vec::new(), false));
 }
 
 fn acked(tables: &Tables) -> Option<u64> {
@@ -109,7 +112,7 @@ fn what_changes_views_that_cannot_be_read_waits_in_order_and_is_never_claimed() 
     switch.store(true, Ordering::SeqCst);
     apply(&mut tables, 2, 6);
     apply(&mut tables, 3, 8);
-    tables.apply_ops(Lsn(4), vec![ViewOp::Put(Bytes::from_static(b"x"), Bytes::from_static(b"y"))]);
+    tables.apply_ops(Lsn(4), vec![ViewOp::Put(Bytes::from_static(b"x"), Bytes::from_static(b"y"))], false);
     assert!(tables.is_behind() && !tables.is_far_behind());
     assert!(tables.catch_up().is_err());
     // A checkpoint now must leave the journal what waits.
@@ -138,11 +141,70 @@ fn what_waits_is_bounded() {
     apply(&mut tables, 1, 1);
     for lsn in 2..100 {
         let big = Bytes::from(vec![0; 100_000]);
-        tables.apply_ops(Lsn(lsn), vec![ViewOp::Put(Bytes::from_static(b"x"), big)]);
+        tables.apply_ops(Lsn(lsn), vec![ViewOp::Put(Bytes::from_static(b"x"), big)], false);
     }
     assert!(tables.is_far_behind());
     switch.store(false, Ordering::SeqCst);
     tables.catch_up().unwrap();
     assert!(!tables.is_far_behind() && !tables.is_behind());
     assert_eq!(tables.waiting_bytes, 0);
+}
+
+/// An event for three sessions, and the first of them has the event before it.
+fn mail(lsn: u64, before: u64) -> Vec<u8> {
+    let event = Event {
+        via: Via::Mqtt3,
+        qos: Qos::AtLeastOnce,
+        retain: false,
+        source: "s".into(),
+        id: None,
+        time: None,
+        received: Timestamp(5),
+        expires: None,
+        topic: "t".into(),
+        payload: Bytes::from_static(&[1; 64]),
+        properties: None,
+    };
+    let entry = |session| MailboxEntry { session: SessionNo(session), options: Bytes::from_static(b"q1") };
+    let mut out = Vec::new();
+    let mut writer = FrameWriter::start(&mut out, &BASE, Lsn(lsn), Position(lsn), true);
+    writer.events(1);
+    writer.event(StreamNo(0), &[entry(1), entry(2), entry(3)], &event, Sequence::default());
+    writer.changes(1);
+    writer.change(&frame::Change::MailboxRemove { session: 1, position: Position(before) });
+    writer.finish(BASE.seed);
+    out
+}
+
+fn apply_mail(tables: &mut Tables, lsn: u64, before: u64) {
+    let bytes = mail(lsn, before);
+    let body = &bytes[FRAME_HEADER..];
+    let frame = Frame::parse(body, &BASE).unwrap();
+    tables.apply(&frame, body, &BASE, (Vec::new(), false));
+}
+
+/// Claims are taken in memory before the removal finds that the views cannot be read: nothing of the commit stays.
+#[test]
+fn a_commit_that_has_to_wait_leaves_the_mailboxes_as_they_were() {
+    let switch = Arc::new(AtomicBool::new(false));
+    let inner = MemoryBacking::new().views();
+    let mut tables = Tables::new(Box::new(Unreadable { inner, switch: Arc::clone(&switch) })).unwrap();
+    for lsn in 1..=40 {
+        apply_mail(&mut tables, lsn, 0);
+    }
+    let before = (tables.mailboxes.totals(), tables.mailboxes.disk_bytes());
+    assert_eq!(before.0.1, 120);
+    switch.store(true, Ordering::SeqCst);
+    for lsn in 41..=60 {
+        apply_mail(&mut tables, lsn, lsn - 40);
+    }
+    assert!(tables.is_behind());
+    assert_eq!((tables.mailboxes.totals(), tables.mailboxes.disk_bytes()), before);
+    switch.store(false, Ordering::SeqCst);
+    tables.catch_up().unwrap();
+    assert_eq!(tables.mailboxes.totals().1, 180 - 20);
+    let left = |session| tables.mailboxes.page(&*tables.views, session, Position::ZERO, 999).unwrap();
+    let at: Vec<u64> = left(1).iter().map(|claim| claim.position.0).collect();
+    assert_eq!(at, (21..=60).collect::<Vec<_>>());
+    assert_eq!((left(2).len(), left(3).len()), (60, 60));
 }

@@ -112,6 +112,7 @@ impl Ground {
         let parts = Parts {
             identity: self.identity,
             epoch: self.epoch,
+            space: None,
             spec,
             limits,
             views: Box::new(views),
@@ -129,6 +130,7 @@ impl Ground {
             disk_max: u64::MAX / 4,
             mailbox_max_bytes: u64::MAX,
             mailbox_max_events: u64::MAX,
+            mailboxes_max_bytes: u64::MAX,
         };
         let (engine, _) = self.engine(nothing, Box::new(ReadOnlyGenerations::none(&self.scratch)))?;
         Ok(remembered_spec(engine.views())?)

@@ -186,7 +186,7 @@ pub(crate) fn report(core: &Core, dir: &Path, running: bool) -> StoreReport {
     StoreReport {
         data_dir: dir.display().to_string(),
         running,
-        log: engine.identity.log.to_string(),
+        log: engine.spaces.newest().to_string(),
         epoch: engine.epoch,
         active_segment: if running { segments.last().copied() } else { None },
         segments,

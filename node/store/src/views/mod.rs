@@ -297,7 +297,7 @@ impl Views for SledViews {
         let mut out = Vec::new();
         let mut after = after.map(Bytes::copy_from_slice);
         while out.len() < max {
-            let step = (max - out.len()).max(SCAN_STEP);
+            let step = (max - out.len()).max(SCAN_STEP.min(max.saturating_mul(4)));
             let stored = self.scan_disk(prefix, after.as_deref(), step)?;
             // Beyond the last stored entry of a full step there may be more stored ones: changes wait for the next step.
             let until = if stored.len() < step { None } else { stored.last().map(|(key, _)| key.clone()) };
@@ -450,7 +450,7 @@ impl Disk {
                 Ok(((found, bytes), mut reader)) => {
                     reader.in_window += bytes.max(LEAST_READ);
                     // A full window: closing it gives its cache back, and the next read opens it again.
-                    let keep = reader.in_window <= side::WINDOW_BYTES || side.fits_window();
+                    let keep = reader.in_window <= side.window_bytes();
                     self.reader = keep.then_some(reader);
                     return Ok(Some(found));
                 }

@@ -12,8 +12,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Value bytes read or written before the database is reopened: what bounds the memory of its cache.
+/// Bytes of keys and values read or written before the database is reopened: what bounds the memory of its cache.
 pub(super) const WINDOW_BYTES: usize = 2 * 1024 * 1024;
+
+/// The same of a large side, as a share of what it holds.
+const WINDOW_SHARE: u64 = 16;
 
 /// Up to this size every entry is checked when a side is opened or was written; above, the marker alone.
 const FULL_CHECK_BYTES: u64 = 8 * 1024 * 1024;
@@ -63,9 +66,14 @@ impl Side {
         self.proof.is_some_and(|proof| proof.tally.parts > 0)
     }
 
-    /// Whether all of it may stay in the cache.
-    pub(super) fn fits_window(&self) -> bool {
-        self.proof.is_some_and(|proof| proof.tally.bytes <= WINDOW_BYTES as u64)
+    /// How much of it may be read before its cache is given back: a small part, but of a large one not so small that most
+    /// of the time goes into opening it; all of it, if it is small.
+    pub(super) fn window_bytes(&self) -> usize {
+        let bytes = self.proof.map_or(0, |proof| proof.tally.bytes);
+        if bytes <= WINDOW_BYTES as u64 {
+            return usize::MAX;
+        }
+        usize::try_from(bytes / WINDOW_SHARE).unwrap_or(usize::MAX).max(WINDOW_BYTES)
     }
 
     pub(super) fn disk_bytes(&self) -> u64 {
@@ -207,7 +215,7 @@ impl Writing {
         let mut stale = 0;
         let Writing { sled, tally, in_window, .. } = self;
         let parts = entry::write_parts(&place, key, value, |sled_key, stored| {
-            *in_window += stored.len();
+            *in_window += sled_key.len() + stored.len();
             stale = stale.max(insert(sled, tally, sled_key, stored)?);
             Ok(())
         });
@@ -226,7 +234,7 @@ impl Writing {
 
     /// Takes one part of another side over into this one, which began empty.
     pub(super) fn copy(&mut self, key: &[u8], stored: &[u8]) -> Result<(), BackingError> {
-        self.in_window += stored.len();
+        self.in_window += key.len() + stored.len();
         insert(&self.sled, &mut self.tally, key, stored)?;
         self.keep_window()
     }
@@ -326,7 +334,7 @@ pub(super) fn for_each_part(
             let part = entry::read_part(&key, number, &stored)
                 .ok_or_else(|| damaged(sled.path(), "an entry has a wrong checksum"))?;
             work(&key, part, &stored)?;
-            in_window += stored.len();
+            in_window += key.len() + stored.len();
             from.clear();
             from.extend_from_slice(&key);
             from.push(0);

@@ -54,6 +54,7 @@ pub(crate) fn spec() -> StoreSpec {
         disk_max: 256 << 20,
         mailbox_max_bytes: 1 << 20,
         mailbox_max_events: 100,
+        mailboxes_max_bytes: 1 << 30,
     }
 }
 

@@ -5,6 +5,7 @@
     reason = "helpers of tests are not in `#[test]` functions"
 )]
 
+mod clones;
 mod damage;
 mod power;
 mod space;

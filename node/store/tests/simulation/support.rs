@@ -30,6 +30,7 @@ pub(crate) fn spec() -> StoreSpec {
         disk_max: 64 << 20,
         mailbox_max_bytes: 1 << 20,
         mailbox_max_events: 100,
+        mailboxes_max_bytes: 1 << 30,
     }
 }
 

@@ -7,7 +7,7 @@ use eventmesh_edge_core::ports::store::{
     Commit, Consumer, CursorChange, Loss, LossReason, MailboxEntry, NewEvent, SessionNo, StateChange,
     StateValue, Store, StoreSpec, StreamId, StreamSpec, Table, UplinkId, WhenFull,
 };
-use eventmesh_edge_store::{JournalStore, StoreOptions};
+use eventmesh_edge_store::{JournalStore, Machine, OpenError, Opened, StoreOptions};
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -60,6 +60,7 @@ pub(crate) fn spec() -> StoreSpec {
         disk_max: 256 << 20,
         mailbox_max_bytes: 1 << 20,
         mailbox_max_events: 1000,
+        mailboxes_max_bytes: 1 << 30,
     }
 }
 
@@ -77,8 +78,13 @@ pub(crate) fn options() -> StoreOptions {
 }
 
 pub(crate) fn open(dir: &Path) -> JournalStore {
-    let (store, _) = JournalStore::open(dir, spec(), &options(), Arc::new(FixtureClock)).expect("it opens");
-    store
+    try_open(dir, None).expect("it opens").0
+}
+
+/// On a machine that has these marks; without any, a directory never moves.
+pub(crate) fn try_open(dir: &Path, machine: Option<Machine>) -> Result<(JournalStore, Opened), OpenError> {
+    let options = StoreOptions { machine: Some(machine.unwrap_or_default()), ..options() };
+    JournalStore::open(dir, spec(), &options, Arc::new(FixtureClock))
 }
 
 pub(crate) fn event(source: &str, n: usize) -> Event {

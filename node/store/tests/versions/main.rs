@@ -19,6 +19,7 @@ use eventmesh_edge_core::event::{Position, StoredEvent, record};
 use eventmesh_edge_core::ports::store::{
     Commit, Consumer, LossReason, NewEvent, Read, SessionNo, Store, StreamId, UplinkId,
 };
+use eventmesh_edge_store::Machine;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -133,6 +134,49 @@ fn every_version_is_read_and_gone_on_with() {
         println!("{}", fixture.display());
         assert_goes_on(unpacked(&fixture).path());
     }
+}
+
+/// A start leaves the directory to this version: an earlier program says so and touches nothing, as this one does with a
+/// later one's.
+#[test]
+fn a_directory_of_a_later_version_is_refused_with_what_to_do() {
+    let dir = unpacked(&fixtures()[0]);
+    open(dir.path()).close();
+    let format = fs::read_to_string(dir.path().join("format")).unwrap();
+    let version: u32 = format.lines().next().unwrap().rsplit(' ').next().unwrap().parse().unwrap();
+    assert!(version >= 2, "{format}");
+    fs::write(dir.path().join("format"), format!("eventmesh-edge store {}\n", version + 1)).unwrap();
+    let before = archive::pack(dir.path()).unwrap();
+    let error = content::try_open(dir.path(), None).err().unwrap().to_string();
+    let says = [
+        format!("format version {}", version + 1),
+        format!("reads up to {version}"),
+        "start the version".into(),
+    ];
+    assert!(says.iter().all(|part| error.contains(part)), "{error}");
+    assert_eq!(archive::pack(dir.path()).unwrap(), before, "nothing was touched");
+}
+
+/// An old directory does not say where it was written: it belongs to the machine that first opens it with this version.
+#[test]
+fn an_old_directory_is_of_the_machine_that_opens_it_first() {
+    let dir = unpacked(&fixtures()[0]);
+    let machine = |serial: &str| Some(Machine::of([Some(serial.to_owned()), None, None, None]));
+    let start = |serial| {
+        let (store, opened) = content::try_open(dir.path(), machine(serial)).unwrap();
+        let at_site = read_all(&store, TELEMETRY, SITE);
+        let new = NewEvent { stream: Some(WAITING), event: event("new", 1), mailboxes: Vec::new() };
+        commit(&store, Commit { events: vec![new], ..Commit::default() });
+        let newest = read_all(&store, WAITING, UplinkId::NONE).pop().unwrap();
+        store.close();
+        (opened.moved, at_site[1].id(), newest.id())
+    };
+    let (first, again, moved) = (start("a"), start("a"), start("b"));
+    assert_eq!((first.0, again.0, moved.0), (None, None, Some("board serial")));
+    assert_eq!((&first.1, &first.1), (&again.1, &moved.1), "what was stored keeps its id");
+    let log = |id: &str| id.split('.').next().unwrap().to_owned();
+    assert_eq!(log(&first.2), log(&again.2));
+    assert_ne!(log(&again.2), log(&moved.2));
 }
 
 /// What the next fixture will be made of is what this test reads.

@@ -44,6 +44,40 @@ pub fn a_mailbox_gives_its_events_in_order<F: Factory>(make: impl Fn() -> F) {
     assert_eq!(store.mailbox_len(A), (3, bytes));
 }
 
+/// All mailboxes together have a budget: the fullest gives up its oldest first, so that one that is away for long does
+/// not take the room of the others; what waits for many counts once.
+pub fn the_fullest_mailbox_gives_way_first<F: Factory>(make: impl Fn() -> F) {
+    let factory = make();
+    let spec = StoreSpec { mailboxes_max_bytes: 64 << 10, ..spec() };
+    let store = factory.open(spec.clone());
+    let shared: Vec<SessionNo> = (10..110).map(SessionNo).collect();
+    let note = into_mailboxes(event("note", 0), &shared, "q");
+    let note = commit(&*store, Commit { events: vec![note], ..Commit::default() });
+    let of = |n, session| Commit {
+        events: vec![into_mailboxes(event_of("s", n, 1000), &[session], "q")],
+        ..Commit::default()
+    };
+    let kept: Vec<Position> = (0..5).flat_map(|n| commit(&*store, of(n, B))).collect();
+    let laggard: Vec<Position> = (0..200).flat_map(|n| commit(&*store, of(n, A))).collect();
+    let check = |store: &dyn Store| {
+        assert_eq!(at(&mailbox(store, B, Position::ZERO, 99)), kept, "not the fullest");
+        assert!(shared.iter().all(|s| at(&mailbox(store, *s, Position::ZERO, 9)) == note));
+        let left = at(&mailbox(store, A, Position::ZERO, 999));
+        let sizes = "of about 1,110 bytes with the claim, beside the others' 9 KiB";
+        assert!((45..60).contains(&left.len()), "{} {sizes}", left.len());
+        let gone = laggard.len() - left.len();
+        assert_eq!(left, laggard[gone..]);
+        let line = lost(store, None, LossReason::SessionQueueFull);
+        assert_eq!((line.events, line.first, line.last), (gone as u64, laggard[0], laggard[gone - 1]));
+    };
+    check(&*store);
+    let store = reopen(&factory, store, spec);
+    check(&*store);
+    commit(&*store, state_of([StateChange::MailboxClear { session: A }]));
+    let refilled: Vec<Position> = (0..40).flat_map(|n| commit(&*store, of(n, B))).collect();
+    assert_eq!(at(&mailbox(&*store, B, Position::ZERO, 99)), [kept, refilled].concat(), "room returned");
+}
+
 /// A message for a thousand sessions is one event, and each session's claim is its own.
 pub fn one_event_waits_for_many_sessions<F: Factory>(make: impl Fn() -> F) {
     let store = make().open(spec());

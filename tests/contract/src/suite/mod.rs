@@ -96,6 +96,7 @@ macro_rules! contract_tests {
             a_mailbox_is_read_in_pages
             a_mailbox_keeps_to_its_number_of_events
             a_mailbox_keeps_to_its_bytes
+            the_fullest_mailbox_gives_way_first
             stream_and_mailbox_hold_an_event_independently
             mailboxes_survive_a_restart
             // tables

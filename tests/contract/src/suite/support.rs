@@ -96,6 +96,7 @@ pub fn spec_of(streams: impl IntoIterator<Item = StreamSpec>) -> StoreSpec {
         disk_max: 1 << 30,
         mailbox_max_bytes: 1 << 20,
         mailbox_max_events: 10_000,
+        mailboxes_max_bytes: 1 << 30,
     }
 }
 

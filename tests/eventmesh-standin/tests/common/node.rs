@@ -52,6 +52,7 @@ impl Node {
             disk_max: 1 << 32,
             mailbox_max_bytes: 1 << 20,
             mailbox_max_events: 1_000,
+            mailboxes_max_bytes: 1 << 30,
         };
         let store: Arc<dyn Store> = MemoryDisk::new(LogId(0x00ab_cdef)).open(spec);
         let quick = Backoff { base: Duration::from_millis(5), cap: Duration::from_millis(40) };

@@ -104,6 +104,7 @@ fn spec(rng: &mut Rng, uplinks: u16) -> StoreSpec {
         disk_max: 1 << 30,
         mailbox_max_bytes: 1 << 20,
         mailbox_max_events: 1000,
+        mailboxes_max_bytes: 1 << 30,
     }
 }
 

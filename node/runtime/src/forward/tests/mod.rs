@@ -67,6 +67,7 @@ fn spec(when_full: WhenFull, max_bytes: u64) -> StoreSpec {
         disk_max: 1 << 30,
         mailbox_max_bytes: 1 << 20,
         mailbox_max_events: 1_000,
+        mailboxes_max_bytes: 1 << 30,
     }
 }
 

@@ -96,6 +96,7 @@ impl Disk {
                 disk_max: 0,
                 mailbox_max_bytes: 0,
                 mailbox_max_events: 0,
+                mailboxes_max_bytes: 0,
             },
             log,
             epoch: 0,
@@ -204,6 +205,7 @@ impl Disk {
         for (change, value) in commit.state.into_iter().zip(values) {
             self.change_state(change, value);
         }
+        self.enforce_mailboxes_bound();
         for loss in commit.losses {
             let named = loss.consumer.and_then(|c| self.name(c));
             self.count_loss(named, loss);
@@ -289,7 +291,7 @@ impl Disk {
             return Err(CommitError::TooLarge { bytes: need, max: self.spec.disk_max });
         }
         if need > 0 && self.bytes + need > self.spec.disk_max {
-            let stream = commit.events.iter().find_map(|e| e.stream).unwrap_or(StreamId(u16::MAX));
+            let stream = commit.events.iter().find_map(|e| e.stream).unwrap_or(StreamId::NONE);
             return Err(CommitError::Full { stream, used: self.bytes, max: self.spec.disk_max, need });
         }
         Ok(())

@@ -3,7 +3,10 @@
 use super::Disk;
 use bytes::Bytes;
 use eventmesh_edge_core::event::{Position, StoredEvent, record};
-use eventmesh_edge_core::ports::store::{Loss, LossReason, SessionNo, StateChange, StateValue};
+use eventmesh_edge_core::ports::store::{
+    Loss, LossReason, MAILBOX_CLAIM_BYTES, SessionNo, StateChange, StateValue,
+};
+use std::collections::BTreeSet;
 
 impl Disk {
     pub(super) fn change_state(&mut self, change: StateChange, value: Option<Bytes>) {
@@ -52,10 +55,37 @@ impl Disk {
             && (mailbox.entries.len() as u64 > max_events || mailbox.bytes > max_bytes)
             && let Some(oldest) = mailbox.entries.keys().next().copied()
         {
-            let (reason, bytes) = (LossReason::SessionQueueFull, self.stored_bytes(oldest));
-            self.count_loss(None, Loss { consumer: None, reason, events: 1, bytes, range: (oldest, oldest) });
-            self.remove_from_mailbox(session, oldest);
+            self.evict(session, oldest);
         }
+    }
+
+    /// The fullest mailbox gives up its oldest entry until all together are within their budget.
+    pub(super) fn enforce_mailboxes_bound(&mut self) {
+        while self.mailboxes_bytes() > self.spec.mailboxes_max_bytes
+            && let Some((_, session)) = self.mailboxes.iter().map(|(no, m)| (m.bytes, *no)).max()
+            && let Some(oldest) = self.mailboxes.get(&session).and_then(|m| m.entries.keys().next().copied())
+        {
+            self.evict(session, oldest);
+        }
+    }
+
+    /// Each event once, and something for each claim.
+    fn mailboxes_bytes(&self) -> u64 {
+        let claims: u64 = self.mailboxes.values().map(|m| m.entries.len() as u64).sum();
+        let at_most: u64 = self.mailboxes.values().map(|m| m.bytes).sum();
+        let claims = claims * MAILBOX_CLAIM_BYTES;
+        if at_most + claims <= self.spec.mailboxes_max_bytes {
+            return at_most + claims;
+        }
+        let positions: BTreeSet<Position> =
+            self.mailboxes.values().flat_map(|m| m.entries.keys().copied()).collect();
+        claims + positions.into_iter().map(|position| self.stored_bytes(position)).sum::<u64>()
+    }
+
+    fn evict(&mut self, session: SessionNo, position: Position) {
+        let (reason, bytes) = (LossReason::SessionQueueFull, self.stored_bytes(position));
+        self.count_loss(None, Loss { consumer: None, reason, events: 1, bytes, range: (position, position) });
+        self.remove_from_mailbox(session, position);
     }
 
     fn remove_from_mailbox(&mut self, session: SessionNo, position: Position) {
@@ -63,6 +93,9 @@ impl Disk {
         let Some(mailbox) = self.mailboxes.get_mut(&session) else { return };
         if mailbox.entries.remove(&position).is_some() {
             mailbox.bytes -= bytes;
+            if mailbox.entries.is_empty() {
+                self.mailboxes.remove(&session);
+            }
             self.release(position);
         }
     }
