@@ -90,6 +90,11 @@ impl Side {
         };
         let there = self.path.is_dir();
         let Some(bytes) = found else {
+            if there {
+                // A process killed between the removal of the proof and its sync leaves a name that may come back with the
+                // next power cut, and a proof without its database is damage.
+                self.path.parent().map_or(Ok(()), files::sync_dir)?;
+            }
             files::remove_dir(&self.path)?;
             return Ok(if there { Found::Unfinished } else { Found::Nothing });
         };
