@@ -48,16 +48,20 @@ impl Node {
 
     async fn launch(wrapper: &[String], config: &str) -> Result<Node> {
         let dir = tempfile::tempdir()?;
-        let head = format!(
-            "[node]\nname = \"e2e\"\ndata_dir = \"{}\"\n[log]\nformat = \"json\"\n",
-            dir.path().join("data").display()
-        );
-        std::fs::write(dir.path().join("node.toml"), format!("{head}{config}"))?;
+        write_config(dir.path(), config)?;
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let log = Arc::default();
         let mut node = Node { dir, wrapper: wrapper.to_vec(), child: None, log, mqtt: nowhere };
         node.start_again().await?;
         Ok(node)
+    }
+
+    /// Another configuration behind the anonymous listener, for the next start.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn reconfigure(&self, config: &str) -> Result {
+        write_config(self.dir.path(), &format!("{ANONYMOUS}{config}"))
     }
 
     /// Starts it once more on the same data directory and waits until it is ready.
@@ -132,6 +136,26 @@ impl Node {
         Err(format!("the node ended with {status}; its log:\n{}", self.log()).into())
     }
 
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// If it is not running.
+    pub fn signal(&self, signal: rustix::process::Signal) -> Result {
+        let pid = self.pid_of_node(self.child.as_ref().ok_or("not running")?)?;
+        Ok(rustix::process::kill_process(pid, signal)?)
+    }
+
+    /// Waits for its end, whatever it ends with.
+    ///
+    /// # Errors
+    /// If it does not end; with its log.
+    pub async fn ended(&mut self) -> Result<Option<i32>> {
+        let mut child = self.child.take().ok_or("not running")?;
+        let status = tokio::time::timeout(PATIENCE, child.wait()).await;
+        let status = status.map_err(|_| format!("the node does not end; its log:\n{}", self.log()))?;
+        Ok(status?.code())
+    }
+
     /// Resident memory, KiB.
     ///
     /// # Errors
@@ -191,6 +215,14 @@ impl Node {
     }
 }
 
+fn write_config(dir: &std::path::Path, config: &str) -> Result {
+    let head = format!(
+        "[node]\nname = \"e2e\"\ndata_dir = \"{}\"\n[log]\nformat = \"json\"\n",
+        dir.join("data").display()
+    );
+    Ok(std::fs::write(dir.join("node.toml"), format!("{head}{config}"))?)
+}
+
 /// The first MQTT listener's address in the line that says that the node is ready.
 fn listener(line: &str) -> Option<SocketAddr> {
     let start = line.find("127.0.0.1:")?;
@@ -216,7 +248,7 @@ fn collect(from: Option<impl AsyncRead + Unpin + Send + 'static>, into: Arc<Mute
 
 /// The upstream hub (rumqttd) as a process; killed when dropped.
 pub struct Hub {
-    _child: Child,
+    child: Child,
     addr: SocketAddr,
 }
 
@@ -251,12 +283,20 @@ impl Hub {
         eventually("the hub accepts connections", async || tokio::net::TcpStream::connect(addr).await.ok())
             .await?;
         tokio::time::sleep(Duration::from_millis(50)).await;
-        Ok(Hub { _child: child, addr })
+        Ok(Hub { child, addr })
     }
 
     /// Where it listens.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// SIGKILL, and waits until the process is gone.
+    ///
+    /// # Errors
+    /// If it cannot be killed.
+    pub async fn kill(&mut self) -> Result {
+        Ok(self.child.kill().await?)
     }
 }
