@@ -68,6 +68,10 @@ impl Url {
         if split_scheme(location).is_some() {
             return Url::parse(location);
         }
+        // RFC 3986 section 4.2: a colon before the first `/` or `?` ends a scheme, and it is none of ours.
+        if location.split(['/', '?']).next().is_some_and(|first| first.contains(':')) {
+            return Err(UrlError::Scheme);
+        }
         let scheme = if self.secure { "https" } else { "http" };
         if location.starts_with("//") {
             return Url::parse(&format!("{scheme}:{location}"));
