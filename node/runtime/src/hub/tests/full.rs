@@ -58,8 +58,12 @@ async fn whoever_wants_to_be_refused_is_refused_at_once() {
     assert!(matches!(bench.answer("refused"), Err(CommitError::Full { stream: TELEMETRY, .. })));
     // The first to find the stream full, as well.
     let mut bench = Bench::new();
-    submission.publications = vec![Publication { event: event("t/1", &"x".repeat(3000)), publisher: None }];
+    bench.submit("fits", from(None, [event("t/1", &"x".repeat(1200))]));
+    bench.store.complete_next(1);
+    bench.turn().await;
+    submission.publications = vec![Publication { event: event("t/1", &"x".repeat(1200)), publisher: None }];
     bench.submit("refused", submission);
+    bench.store.complete_next(1);
     bench.turn().await;
     assert!(matches!(bench.answer("refused"), Err(CommitError::Full { .. })));
     assert_eq!(bench.hub.stats().parked, 0);
