@@ -34,13 +34,13 @@ fn so_far() -> Option<Cost> {
 }
 
 /// What a start in this directory may take at most. The journal is read twice (what waits for whom, then the state). The
-/// newer side of the views is opened, compared with its proof and opened again, and sled looks at a log several times over. A consumer's cursor may lie inside a generation, which
+/// newer side of the views (the older one too, where that is damaged) is opened, compared with its proof and opened again, and sled looks at a log several times over. A consumer's cursor may lie inside a generation, which
 /// then has to be looked into: one for each consumer, however many there are. All of these have limits of their own; of
 /// what waits behind the cursors only the sums in `extents` are read.
 #[must_use]
 pub fn bound(dir: &Path) -> Cost {
     let size = |name: &str| bytes_below(&dir.join(name));
-    let views = size("views-a").max(size("views-b"));
+    let views = size("views-a") + size("views-b");
     let names = std::fs::read_dir(dir.join("generations")).into_iter().flatten().flatten();
     let mut generations: Vec<u64> = names.map(|entry| bytes_below(&entry.path())).collect();
     generations.sort_unstable_by(|a, b| b.cmp(a));

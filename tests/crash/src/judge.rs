@@ -220,7 +220,9 @@ fn p1_everything_answered_is_in_the_log<'a>(
             return Err(broken("P1", format!("{key} is {noted}, and {submitted} was the last handed over")));
         }
         let upto = noted.max(answered);
-        let next = of_life().find(|c| c.planned.number > upto && c.is_counted()).map(|c| c.planned.number);
+        let next = of_life()
+            .find(|c| c.planned.number > upto && c.is_counted() && !c.refused)
+            .map(|c| c.planned.number);
         durable.extend(of_life().filter(|c| c.planned.number <= upto && !c.refused));
         maybe.extend(of_life().filter(|c| {
             !c.refused && c.planned.number > upto && next.is_none_or(|next| c.planned.number < next)

@@ -82,7 +82,9 @@ impl Parser {
     /// # Errors
     /// From the file system.
     pub fn adopt(&mut self, path: &Path) -> std::io::Result<()> {
-        self.adopt_dir(path, ROOT, "")
+        self.adopt_dir(path, ROOT, "")?;
+        self.trace.adopted = self.trace.steps.len();
+        Ok(())
     }
 
     fn adopt_dir(&mut self, path: &Path, dir: Node, shown: &str) -> std::io::Result<()> {
@@ -117,6 +119,7 @@ impl Parser {
             moments.clone().filter_map(|m| if let Moment::Begin(step) = m { Some(step + 1) } else { None });
         let steps = steps.max().unwrap_or(0);
         this.trace.steps = trace.steps.iter().take(steps).cloned().collect();
+        this.trace.adopted = trace.adopted;
         let mut open = BTreeSet::new();
         for moment in moments {
             match moment {

@@ -52,14 +52,14 @@ pub fn strata(trace: &Trace) -> Vec<Stratum> {
     trace.steps.iter().map(|step| stratum(&step.op, &step.path, &mut roles)).collect()
 }
 
-/// The kind of every step that is a sync; `None` for the others.
+/// The kind of every step that is a sync; `None` for the others, and for what only stands for a directory that was there.
 #[must_use]
 pub fn sync_kinds(trace: &Trace) -> Vec<Option<SyncKind>> {
     let mut roles = HashMap::new();
     let mut last_name: HashMap<Node, &'static str> = HashMap::new();
     let mut dirs = HashSet::from([ROOT]);
     let mut kinds = Vec::new();
-    for step in &trace.steps {
+    for (index, step) in trace.steps.iter().enumerate() {
         let stratum = stratum(&step.op, &step.path, &mut roles);
         match &step.op {
             Op::Link { dir, node, is_dir, .. } => {
@@ -79,6 +79,7 @@ pub fn sync_kinds(trace: &Trace) -> Vec<Option<SyncKind>> {
             _ => {}
         }
         kinds.push(match &step.op {
+            _ if index < trace.adopted => None,
             Op::Sync { node, .. } if dirs.contains(node) => {
                 Some(dir_sync(&step.path, stratum, last_name.get(node).copied()))
             }

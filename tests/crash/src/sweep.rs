@@ -6,7 +6,7 @@ use crate::model::Said;
 use crate::record::{End, scratch};
 use crate::strata::{Kind, SLED, Stratum, SyncKind, cell, strata, sync_kinds};
 use crate::trace::{Moment, Trace};
-use crate::volume::{Image, Unkindness, Volume};
+use crate::volume::{Image, Keep, Unkindness, Volume};
 use crate::workload::Workload;
 use eventmesh_edge_contract::Rng;
 use std::collections::BTreeMap;
@@ -257,9 +257,13 @@ impl<'a> Film<'a> {
     fn shoot(&self, cut: &Cut, dir: &Path) -> io::Result<(Image, Unkindness, Result<(), Broken>, Duration)> {
         let mut rng = Rng::new(cut.seed);
         let mut unkindness = Unkindness::draw(&mut rng);
-        if self.plan.without.is_some() && rng.chance(400) {
-            // What a missing sync costs shows best when nothing comes by luck.
-            unkindness.data = crate::volume::Keep::None;
+        if self.plan.without.is_some() {
+            // What a missing sync costs shows best when nothing comes by luck, or names and bytes part.
+            match rng.below(4) {
+                0 => unkindness.data = Keep::None,
+                1 => (unkindness.names, unkindness.data) = (Keep::None, Keep::All),
+                _ => {}
+            }
         }
         let image = self.volume.cut(&unkindness, &mut rng);
         image.write(dir)?;

