@@ -301,7 +301,10 @@ impl Parser {
         let (call, result) = text.rsplit_once(" = ").ok_or("no result")?;
         let (name, args) = split(call.trim_end())?;
         match name {
-            _ if result.starts_with('?') => self.cut_short(name, &args, begun),
+            // The second is no error that there is: what strace shows for a thread that died in its call.
+            _ if result.starts_with('?') || result.starts_with("-1 (errno ") => {
+                self.cut_short(name, &args, begun)
+            }
             _ if result.starts_with("-1") => self.failed(name, &args, begun),
             "open" | "openat" | "creat" => self.open(name, &args, result),
             "close" => {

@@ -48,13 +48,13 @@ pub fn record(program: &Path, workload: Workload, seed: u64) -> Result<Trace, Re
     whole(|| record_once(program, workload, seed))
 }
 
-/// A kill can end a process in the middle of a call of which strace never tells the end, such as an open that makes a
-/// file: such a recording says so itself ([`RecordError::Incomplete`]) and is made again.
+/// A kill can end a process in the middle of a call of which strace never tells the end, or tells nonsense, such as an open
+/// that makes a file: such a recording does not add up, and is made again.
 fn whole(mut make: impl FnMut() -> Result<Trace, RecordError>) -> Result<Trace, RecordError> {
     const TRIES: u32 = 4;
     for _ in 1..TRIES {
         match make() {
-            Err(RecordError::Incomplete(_)) => {}
+            Err(RecordError::Incomplete(_) | RecordError::Parse(_)) => {}
             made => return made,
         }
     }
