@@ -303,7 +303,7 @@ const DENIED_PAUSE: Duration = Duration::from_secs(30);
 
 fn held(topic: &str, wait: Duration) -> Text {
     Text::from(format!(
-        "topic {topic} is held for {:.1} s, the runtime does not take it yet",
+        "topic {topic} is held for {:.1} s, the runtime does not take it yet (code 14)",
         wait.as_secs_f64()
     ))
 }

@@ -51,7 +51,7 @@ impl Subscription {
     /// Whether "I do not know you" to a heartbeat of that moment is about the stream there is. Said of the time before the runtime
     /// accepted it, it is old news: to end the new stream for it would lose what is on it.
     pub(crate) fn is_meant(&self, asked: Duration) -> bool {
-        self.open.is_some() && self.accepted_at.is_some_and(|at| asked > at)
+        self.open.is_some() && is_later(asked, self.accepted_at)
     }
 
     /// The runtime has left the subscription itself unanswered.
@@ -105,6 +105,11 @@ impl Subscription {
     }
 }
 
+/// Whether a heartbeat was sent after the runtime had accepted the subscription.
+fn is_later(asked: Duration, accepted_at: Option<Duration>) -> bool {
+    accepted_at.is_some_and(|at| asked > at)
+}
+
 impl Open {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, CallError>> {
         if let Some(head) = &mut self.head {
@@ -155,6 +160,13 @@ mod tests {
         subscription.accepted(s(200));
         subscription.again(s(200));
         assert_eq!((subscription.due(), subscription.is_due(s(200))), (Some(s(201)), false));
+    }
+
+    #[test]
+    fn what_was_asked_before_the_runtime_accepted_is_old_news() {
+        assert!(!is_later(s(5), None), "not accepted yet");
+        assert!(!is_later(s(5), Some(s(5))) && !is_later(s(4), Some(s(5))));
+        assert!(is_later(s(6), Some(s(5))));
     }
 
     #[test]

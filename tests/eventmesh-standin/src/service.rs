@@ -11,7 +11,8 @@ use prost::Message as _;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 /// The runtime's limit for one message, envelope included.
@@ -19,6 +20,7 @@ const MESSAGE_MAX_BYTES: usize = 4_194_304;
 
 /// Serves until the task is aborted.
 pub(crate) async fn serve(listener: TcpListener, state: Arc<State>) {
+    // Without Nagle's algorithm, as grpc-java serves: with it every answer waits for the acknowledgement of the last one.
     // tonic's own limit answers with another status than the runtime's, so its limit is larger and ours is checked.
     let served = tonic::transport::Server::builder()
         .add_service(
@@ -27,7 +29,7 @@ pub(crate) async fn serve(listener: TcpListener, state: Arc<State>) {
         )
         .add_service(ConsumerServiceServer::new(Service(state.clone())))
         .add_service(HeartbeatServiceServer::new(Service(state)))
-        .serve_with_incoming(TcpListenerStream::new(listener))
+        .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
         .await;
     if let Err(error) = served {
         eprintln!("stand-in: {error}");
