@@ -181,14 +181,31 @@ fn remove_leftovers(path: &Path) -> Result<(), BackingError> {
     Ok(())
 }
 
+/// Whether a file of this name is a snapshot that sled has finished.
+pub(super) fn is_snapshot(name: &str) -> bool {
+    name.strip_prefix("snap.").is_some_and(|rest| u64::from_str_radix(rest, 16).is_ok())
+}
+
+/// Whether the newest snapshot is there and has the checksum that it should: `bytes | length u64 | CRC-32 u32`.
+pub(super) fn has_whole_snapshot(path: &Path) -> Result<bool, BackingError> {
+    let entries = files::entries(path)?.into_iter().map(|(entry, _)| entry);
+    let newest = entries.filter(|entry| is_snapshot(files::name(entry))).max();
+    let Some(newest) = newest else { return Ok(false) };
+    // What cannot be read is not whole; whether it may have gone meanwhile is the caller's to ask the node.
+    let Ok(bytes) = fs::read(&newest) else { return Ok(false) };
+    let Some((rest, checksum)) = bytes.split_last_chunk::<4>() else { return Ok(false) };
+    let Some((body, _)) = rest.split_last_chunk::<8>() else { return Ok(false) };
+    Ok(!body.is_empty() && crc32(body) == u32::from_le_bytes(*checksum))
+}
+
 fn conf_is_whole(path: &Path) -> Result<bool, BackingError> {
     let bytes = fs::read(path).map_err(io_error(format!("read {}", path.display())))?;
     let Some((text, checksum)) = bytes.split_last_chunk::<4>() else { return Ok(false) };
     Ok(!text.is_empty() && crc32(text) == u32::from_le_bytes(*checksum))
 }
 
-/// CRC-32 (IEEE 802.3) bit by bit: 60 bytes per open are not worth a table or a crate.
-fn crc32(bytes: &[u8]) -> u32 {
+/// CRC-32 (IEEE 802.3) bit by bit: 60 bytes per open, and a snapshot now and then, are not worth a table or a crate.
+pub(super) fn crc32(bytes: &[u8]) -> u32 {
     let byte = |crc: u32, byte: &u8| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg()))
     };

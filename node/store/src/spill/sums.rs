@@ -7,11 +7,12 @@
 //! ```
 //! Numbers without a type are varints; one CRC32C per [`BLOCK_BYTES`] of the file, the last one of what is left. A sealed
 //! generation never changes a byte ([`super::seal`]: the one open that rewrites a tail is the proof before), so these hold
-//! for as long as it exists. Chunks have checksums of their own: a generation without this file (an older one) loses
+//! for as long as it exists; but sled's snapshot, which it derives from the log and may renew, is judged by its own checksum
+//! where it is another. Chunks have checksums of their own: a generation without this file (an older one) loses
 //! nothing but the place of its damage.
 
 use super::files::{self, io_error};
-use super::varint;
+use super::{sled_dir, varint};
 use crate::backing::BackingError;
 use std::fs::File;
 use std::io::Read;
@@ -93,7 +94,13 @@ pub(crate) fn check(dir: &Path, progress: &mut dyn FnMut(u64)) -> Result<Checked
     let Some(sums) = decode(&bytes) else { return Ok(Checked::Unreadable) };
     let mut bad = Vec::new();
     for file in &sums {
+        let known = bad.len();
         check_file(dir, file, &mut bad)?;
+        // A snapshot is what sled derives from the log, and may be renewed when the node opens the database to read. The one that
+        // is there answers for itself.
+        if bad.len() > known && sled_dir::is_snapshot(&file.name) && sled_dir::has_whole_snapshot(dir)? {
+            bad.truncate(known);
+        }
         progress(file.len);
     }
     Ok(if bad.is_empty() { Checked::Whole } else { Checked::Bad(bad) })
@@ -265,5 +272,27 @@ mod tests {
         assert_eq!(checked(dir.path()), stretch(0, 8 * block));
         fs::remove_file(dir.path().join(SUMS_FILE)).unwrap();
         assert_eq!(checked(dir.path()), Checked::Unknown);
+    }
+
+    #[test]
+    fn a_renewed_snapshot_is_no_damage_and_a_spoiled_one_is() {
+        let dir = dir_with(&[("db", 2 * BLOCK_BYTES), ("snap.0000000000000010", 100)]);
+        let old = dir.path().join("snap.0000000000000010");
+        let renewed = dir.path().join("snap.0000000000000020");
+        fs::remove_file(&old).unwrap();
+        assert_eq!(bad_names(dir.path()), ["snap.0000000000000010"], "none is there");
+        let mut bytes = b"pages".to_vec();
+        bytes.extend_from_slice(&5u64.to_le_bytes());
+        bytes.extend_from_slice(&sled_dir::crc32(b"pages").to_le_bytes());
+        fs::write(&renewed, &bytes).unwrap();
+        assert_eq!(checked(dir.path()), Checked::Whole);
+        bytes[1] ^= 1;
+        fs::write(&renewed, &bytes).unwrap();
+        assert_eq!(bad_names(dir.path()), ["snap.0000000000000010"], "it does not answer for itself");
+    }
+
+    fn bad_names(dir: &Path) -> Vec<String> {
+        let Checked::Bad(bad) = checked(dir) else { panic!("not seen") };
+        bad.into_iter().map(|bad| bad.name).collect()
     }
 }
