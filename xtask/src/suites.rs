@@ -178,6 +178,8 @@ fn all() -> Vec<Suite> {
                     "-p",
                     "eventmesh-edge-ingress-mqtt",
                     "-p",
+                    "eventmesh-edge-uplink-net",
+                    "-p",
                     "eventmesh-edge-uplink-mqtt",
                     "-p",
                     "eventmesh-edge-uplink-http",

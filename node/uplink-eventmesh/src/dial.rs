@@ -3,15 +3,13 @@
 use crate::answer::{Status, Verdict};
 use crate::call::{CallError, Methods, begin};
 use crate::consume::heartbeat;
-use crate::options::{Address, Options, TlsOptions};
 use crate::proto::CloudEvent;
 use crate::session::{Shared, What};
-use crate::tls::{TlsError, client_config};
 use bytes::Bytes;
+use eventmesh_edge_uplink_net::{Address, ConnectError, Stream, connect, secure};
 use h2::PingPong;
 use h2::client::{Connection, SendRequest};
 use prost::Message as _;
-use rustls_pki_types::ServerName;
 use std::future::{Future as _, poll_fn};
 use std::io;
 use std::pin::Pin;
@@ -20,9 +18,6 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
 /// What the runtime may send before we have read it: for one stream, and for all together. The one that commands come down on may stand
 /// unread while they are stored; the answers to publishes need room beside it.
@@ -32,18 +27,8 @@ const CONNECTION_WINDOW_BYTES: u32 = 1_024 * 1_024;
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DialError {
-    #[error("resolve {host}: {source}")]
-    Resolve { host: String, source: io::Error },
-    #[error("{host} has no address")]
-    NoAddress { host: String },
-    #[error("connect: {0}")]
-    Tcp(#[source] io::Error),
-    #[error("{0}")]
-    TlsSetup(#[from] TlsError),
-    #[error("{0:?} is no name that a certificate can have, set the server name")]
-    ServerName(String),
-    #[error("TLS handshake: {0}")]
-    Tls(#[source] io::Error),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     #[error("{0} is no authority of a URL")]
     Authority(String),
     #[error("HTTP/2: {0}; is it an EventMesh gRPC port, and does it want TLS?")]
@@ -60,23 +45,17 @@ pub(crate) enum DialError {
     Unavailable(String),
 }
 
-/// A TCP or TLS connection that notes that it was heard from.
+/// A connection that notes that it was heard from.
 #[derive(Debug)]
-pub(crate) struct Stream {
-    socket: Socket,
+pub(crate) struct Heard {
+    stream: Stream,
     heard: Arc<AtomicBool>,
-}
-
-#[derive(Debug)]
-enum Socket {
-    Tcp(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
 }
 
 /// A runtime that answers.
 #[derive(Debug)]
 pub(crate) struct Dialed {
-    pub(crate) connection: Connection<Stream, Bytes>,
+    pub(crate) connection: Connection<Heard, Bytes>,
     pub(crate) requests: SendRequest<Bytes>,
     pub(crate) ping: Option<PingPong>,
     pub(crate) heard: Arc<AtomicBool>,
@@ -88,13 +67,17 @@ pub(crate) async fn dial(shared: &Shared, address: &Address) -> Result<Dialed, D
     let options = &shared.options;
     let methods = Methods::at(&address.to_string(), options.tls.is_some())
         .map_err(|_| DialError::Authority(address.to_string()))?;
-    let tcp = tcp(address).await?;
-    let socket = match &options.tls {
-        None => Socket::Tcp(tcp),
-        Some(tls) => Socket::Tls(Box::new(handshake(options, tls, address, tcp).await?)),
+    let tcp = connect(address).await?;
+    let stream = match &options.tls {
+        None => Stream::Tcp(tcp),
+        Some(tls) => {
+            let time = options.certificate_time.as_ref();
+            // A proxy that serves other things as well must know that it is HTTP/2 (RFC 9113 section 3.2).
+            Stream::Tls(Box::new(secure(tcp, &address.host, tls, time, &[b"h2"]).await?))
+        }
     };
     let heard = Arc::new(AtomicBool::new(false));
-    let stream = Stream { socket, heard: heard.clone() };
+    let stream = Heard { stream, heard: heard.clone() };
     let (requests, mut connection) = h2::client::Builder::new()
         .enable_push(false)
         .initial_window_size(STREAM_WINDOW_BYTES)
@@ -131,48 +114,11 @@ async fn greet(shared: &Shared, dialed: &mut Dialed) -> Result<(), DialError> {
     }
 }
 
-async fn tcp(address: &Address) -> Result<TcpStream, DialError> {
-    let host = || address.host.clone();
-    let resolved = tokio::net::lookup_host((address.host.as_str(), address.port))
-        .await
-        .map_err(|source| DialError::Resolve { host: host(), source })?;
-    let mut last = DialError::NoAddress { host: host() };
-    for socket_address in resolved {
-        match TcpStream::connect(socket_address).await {
-            Ok(tcp) => {
-                // HTTP/2 frames of one turn leave in one write; Nagle's algorithm would only hold back the last of them.
-                tcp.set_nodelay(true).map_err(DialError::Tcp)?;
-                return Ok(tcp);
-            }
-            Err(error) => last = DialError::Tcp(error),
-        }
-    }
-    Err(last)
-}
-
-async fn handshake(
-    options: &Options,
-    tls: &TlsOptions,
-    address: &Address,
-    tcp: TcpStream,
-) -> Result<TlsStream<TcpStream>, DialError> {
-    let name = tls.server_name.as_ref().unwrap_or(&address.host);
-    let name = ServerName::try_from(name.clone()).map_err(|_| DialError::ServerName(name.clone()))?;
-    let (tls, time) = (tls.clone(), options.certificate_time.clone());
-    let config = tokio::task::spawn_blocking(move || client_config(&tls, time.as_ref()))
-        .await
-        .map_err(|error| DialError::Tls(io::Error::other(error)))??;
-    TlsConnector::from(config).connect(name, tcp).await.map_err(DialError::Tls)
-}
-
-impl AsyncRead for Stream {
+impl AsyncRead for Heard {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
-        let done = match &mut this.socket {
-            Socket::Tcp(s) => Pin::new(s).poll_read(cx, buf),
-            Socket::Tls(s) => Pin::new(s).poll_read(cx, buf),
-        };
+        let done = Pin::new(&mut this.stream).poll_read(cx, buf);
         if buf.filled().len() > before {
             this.heard.store(true, Relaxed);
         }
@@ -180,12 +126,9 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for Heard {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().socket {
-            Socket::Tcp(s) => Pin::new(s).poll_write(cx, buf),
-            Socket::Tls(s) => Pin::new(s).poll_write(cx, buf),
-        }
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -193,30 +136,18 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().socket {
-            Socket::Tcp(s) => Pin::new(s).poll_write_vectored(cx, bufs),
-            Socket::Tls(s) => Pin::new(s).poll_write_vectored(cx, bufs),
-        }
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.socket {
-            Socket::Tcp(s) => s.is_write_vectored(),
-            Socket::Tls(s) => s.is_write_vectored(),
-        }
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().socket {
-            Socket::Tcp(s) => Pin::new(s).poll_flush(cx),
-            Socket::Tls(s) => Pin::new(s).poll_flush(cx),
-        }
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().socket {
-            Socket::Tcp(s) => Pin::new(s).poll_shutdown(cx),
-            Socket::Tls(s) => Pin::new(s).poll_shutdown(cx),
-        }
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
     }
 }

@@ -42,7 +42,6 @@ mod proto;
 mod receipt;
 mod session;
 mod subscription;
-mod tls;
 mod topic;
 mod up;
 mod uplink;
@@ -50,8 +49,6 @@ mod window;
 mod wire;
 
 pub use counters::{Counters, Counts};
-pub use options::{
-    Address, CertificateTime, Claimed, ConsumeMode, Credentials, Down, Options, OptionsError, Secret,
-    TlsIdentity, TlsOptions,
-};
+pub use eventmesh_edge_uplink_net::{Address, CertificateTime, Credentials, Secret, TlsIdentity, TlsOptions};
+pub use options::{Claimed, ConsumeMode, Down, Options, OptionsError};
 pub use uplink::EventMeshUplink;

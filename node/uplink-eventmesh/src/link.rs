@@ -4,7 +4,7 @@ use crate::answer::{Status, of_publish};
 use crate::call::{Call, begin};
 use crate::consume::{heartbeat, subscription};
 use crate::counters::count;
-use crate::dial::{Dialed, Stream};
+use crate::dial::{Dialed, Heard};
 use crate::down::{Incoming, incoming};
 use crate::keepalive::{Due, KeepAlive};
 use crate::proto::CloudEvent;
@@ -49,7 +49,7 @@ pub(crate) enum LinkError {
 pub(crate) struct Link {
     shared: Arc<Shared>,
     session: Session,
-    connection: Connection<Stream, Bytes>,
+    connection: Connection<Heard, Bytes>,
     requests: SendRequest<Bytes>,
     dialed: Parts,
     calls: FuturesUnordered<Call<What>>,

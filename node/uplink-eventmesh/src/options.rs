@@ -2,81 +2,9 @@
 
 use crate::topic::Template;
 use eventmesh_edge_core::Text;
-use eventmesh_edge_core::event::Timestamp;
+use eventmesh_edge_uplink_net::{Address, CertificateTime, Credentials, TlsOptions};
 use std::fmt;
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
-
-/// Where a runtime listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Address {
-    /// Name or IP address, IPv6 without brackets.
-    pub host: String,
-    /// Port.
-    pub port: u16,
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
-        }
-    }
-}
-
-/// A password; `Debug` does not show it (P7).
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Keeps it.
-    #[must_use]
-    pub fn new(secret: impl Into<String>) -> Secret {
-        Secret(secret.into())
-    }
-
-    pub(crate) fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-/// What is shown to the runtime, in every event, and by the runtime to every consumer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Credentials {
-    /// User name.
-    pub username: String,
-    /// Password.
-    pub password: Option<Secret>,
-}
-
-/// TLS to a proxy in front of the runtime; files are read anew at each connect, so a renewed certificate needs no restart.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TlsOptions {
-    /// Trust anchors, PEM; the machine's own if `None`.
-    pub ca_file: Option<PathBuf>,
-    /// Client certificate.
-    pub identity: Option<TlsIdentity>,
-    /// Name that the server's certificate must have; the address' host if `None`.
-    pub server_name: Option<String>,
-}
-
-/// Files of a client certificate.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsIdentity {
-    /// Certificate chain, PEM, own first.
-    pub cert: PathBuf,
-    /// Private key, PEM.
-    pub key: PathBuf,
-}
 
 /// Which members of a consumer group get an event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -117,9 +45,6 @@ pub struct Down {
     /// Most messages that came down and are not durable yet; then the stream is not read.
     pub unconfirmed_max: usize,
 }
-
-/// The time that certificates are checked against; a gateway's own clock may stand at 1970.
-pub type CertificateTime = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// An uplink's options.
 #[derive(Clone)]

@@ -7,6 +7,7 @@ use crate::exchange::Shared;
 use crate::options::Auth;
 use crate::tls::Tls;
 use crate::url::Url;
+use eventmesh_edge_uplink_net as net;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
@@ -103,7 +104,8 @@ async fn dialer(shared: &Arc<Shared>) -> Result<Dialer, DialError> {
             let shared = Arc::clone(shared);
             let read = move || Tls::read(&shared.options.tls, shared.options.certificate_time.as_ref());
             let read = tokio::task::spawn_blocking(read).await;
-            Some(read.map_err(|error| DialError::Tls(std::io::Error::other(error)))??)
+            let read = read.map_err(|error| net::ConnectError::Tls(std::io::Error::other(error)))?;
+            Some(read.map_err(net::ConnectError::from)?)
         }
         false => None,
     };

@@ -1,24 +1,21 @@
 //! From a URL to a connection that HTTP/1.1 can be spoken on.
 
-use crate::tls::{Tls, TlsError};
+use crate::tls::Tls;
 use crate::url::Url;
+use eventmesh_edge_uplink_net::{ConnectError, Stream, handshake};
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rustls_pki_types::ServerName;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Context;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
 /// Largest head of an answer, and most that is read ahead of it (P5).
 const HEAD_MAX_BYTES: usize = 32 * 1_024;
@@ -26,18 +23,8 @@ const HEAD_MAX_BYTES: usize = 32 * 1_024;
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DialError {
-    #[error("resolve {host}: {source}")]
-    Resolve { host: String, source: io::Error },
-    #[error("{host} has no address")]
-    NoAddress { host: String },
-    #[error("connect: {0}")]
-    Tcp(#[source] io::Error),
-    #[error("{0}")]
-    TlsSetup(#[from] TlsError),
-    #[error("{0:?} is no name that a certificate can have, set the server name")]
-    ServerName(String),
-    #[error("TLS handshake: {0}")]
-    Tls(#[source] io::Error),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     #[error("begin HTTP: {0}")]
     Http(#[source] hyper::Error),
     #[error("no connection within {0:?}")]
@@ -128,9 +115,9 @@ impl Dialer {
 
     async fn dial_until(&self, url: &Url, peer: Peer, deadline: Instant) -> Result<Conn, DialError> {
         let tcp = tcp(url, deadline).await?;
-        tune(&tcp, self.probe_interval).map_err(DialError::Tcp)?;
+        tune(&tcp, self.probe_interval).map_err(ConnectError::Tcp)?;
         let stream = match (&self.tls, url.is_secure()) {
-            (Some(tls), true) => Stream::Tls(Box::new(self.handshake(tls, url, peer, tcp).await?)),
+            (Some(tls), true) => self.handshake(tls, url, peer, tcp).await?,
             _ => Stream::Tcp(tcp),
         };
         let mut builder = http1::Builder::new();
@@ -139,18 +126,10 @@ impl Dialer {
         Ok(Conn { url: url.clone(), sender, driver: Box::pin(driver), ended: false })
     }
 
-    async fn handshake(
-        &self,
-        tls: &Tls,
-        url: &Url,
-        peer: Peer,
-        tcp: TcpStream,
-    ) -> Result<TlsStream<TcpStream>, DialError> {
-        let name =
-            self.server_name.as_deref().filter(|_| peer == Peer::Receiver).unwrap_or(url.host()).to_owned();
-        let name = ServerName::try_from(name.clone()).map_err(|_| DialError::ServerName(name))?;
+    async fn handshake(&self, tls: &Tls, url: &Url, peer: Peer, tcp: TcpStream) -> Result<Stream, DialError> {
+        let name = self.server_name.as_deref().filter(|_| peer == Peer::Receiver).unwrap_or(url.host());
         let config = if peer == Peer::Stranger { &tls.stranger } else { &tls.known };
-        TlsConnector::from(Arc::clone(config)).connect(name, tcp).await.map_err(DialError::Tls)
+        Ok(Stream::Tls(Box::new(handshake(tcp, name, Arc::clone(config)).await?)))
     }
 }
 
@@ -159,15 +138,15 @@ async fn tcp(url: &Url, deadline: Instant) -> Result<TcpStream, DialError> {
     let host = || url.host().to_owned();
     let resolved: Vec<SocketAddr> = tokio::net::lookup_host((url.host(), url.port()))
         .await
-        .map_err(|source| DialError::Resolve { host: host(), source })?
+        .map_err(|source| ConnectError::Resolve { host: host(), source })?
         .collect();
-    let mut last = DialError::NoAddress { host: host() };
+    let mut last = DialError::from(ConnectError::NoAddress { host: host() });
     for (index, address) in resolved.iter().enumerate() {
         let left = u32::try_from(resolved.len() - index).unwrap_or(1);
         let share = deadline.saturating_duration_since(Instant::now()) / left;
         match tokio::time::timeout(share, TcpStream::connect(address)).await {
             Ok(Ok(tcp)) => return Ok(tcp),
-            Ok(Err(error)) => last = DialError::Tcp(error),
+            Ok(Err(error)) => last = ConnectError::Tcp(error).into(),
             Err(_) => last = DialError::Timeout(share),
         }
     }
@@ -190,61 +169,4 @@ fn tune(tcp: &TcpStream, probe_interval: Duration) -> io::Result<()> {
     let give_up = (probe_interval * 2).max(second).as_millis();
     sockopt::set_tcp_user_timeout(tcp, u32::try_from(give_up).unwrap_or(u32::MAX))?;
     Ok(())
-}
-
-/// A TCP or TLS connection.
-#[derive(Debug)]
-pub(crate) enum Stream {
-    Tcp(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Stream::Tcp(s) => Pin::new(s).poll_read(cx, buf),
-            Stream::Tls(s) => Pin::new(s).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Stream::Tcp(s) => Pin::new(s).poll_write(cx, buf),
-            Stream::Tls(s) => Pin::new(s).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Stream::Tcp(s) => Pin::new(s).poll_write_vectored(cx, bufs),
-            Stream::Tls(s) => Pin::new(s).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Stream::Tcp(s) => s.is_write_vectored(),
-            Stream::Tls(s) => s.is_write_vectored(),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Stream::Tcp(s) => Pin::new(s).poll_flush(cx),
-            Stream::Tls(s) => Pin::new(s).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Stream::Tcp(s) => Pin::new(s).poll_shutdown(cx),
-            Stream::Tls(s) => Pin::new(s).poll_shutdown(cx),
-        }
-    }
 }

@@ -40,9 +40,7 @@ mod uplink;
 mod url;
 
 pub use counters::{Counters, Counts};
-pub use options::{
-    Auth, CertificateTime, ClientAuth, Mode, OAuth2, Options, OptionsError, Secret, SecretSource,
-    TlsIdentity, TlsOptions,
-};
+pub use eventmesh_edge_uplink_net::{CertificateTime, Secret, TlsIdentity, TlsOptions};
+pub use options::{Auth, ClientAuth, Mode, OAuth2, Options, OptionsError, SecretSource};
 pub use uplink::HttpUplink;
 pub use url::{Url, UrlError};

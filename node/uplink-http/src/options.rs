@@ -1,33 +1,10 @@
 //! What an uplink is made with; checked once, in [`Options::check`].
 
 use crate::url::Url;
-use eventmesh_edge_core::event::Timestamp;
+use eventmesh_edge_uplink_net::{CertificateTime, Secret, TlsOptions};
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
-
-/// A password, token or client secret; `Debug` does not show it (P7).
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Keeps it.
-    #[must_use]
-    pub fn new(secret: impl Into<String>) -> Secret {
-        Secret(secret.into())
-    }
-
-    pub(crate) fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
 
 /// Where a secret is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,26 +61,6 @@ pub enum ClientAuth {
     Form,
 }
 
-/// TLS; files are read anew at each connect, so a renewed certificate needs no restart.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TlsOptions {
-    /// Trust anchors, PEM; the machine's own if `None`.
-    pub ca_file: Option<PathBuf>,
-    /// Client certificate.
-    pub identity: Option<TlsIdentity>,
-    /// Name that the receiver's certificate must have; the URL's host if `None`.
-    pub server_name: Option<String>,
-}
-
-/// Files of a client certificate.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsIdentity {
-    /// Certificate chain, PEM, own first.
-    pub cert: PathBuf,
-    /// Private key, PEM.
-    pub key: PathBuf,
-}
-
 /// CloudEvents content mode (HTTP binding 1.0 section 3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
@@ -115,9 +72,6 @@ pub enum Mode {
     /// Many events per request: a JSON array of them.
     Batch,
 }
-
-/// What certificates are checked against: the wall clock, or a floor under it while the clock is not set.
-pub type CertificateTime = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// An uplink's options.
 #[derive(Clone)]

@@ -1,33 +1,8 @@
-//! TLS by rustls with `ring`, the one provider (docs/adr/0005). The MQTT uplink has the same few lines: adapters do not
-//! know each other, and a crate of its own would be mostly its own manifest.
+//! Who is shown the client certificate.
 
-use crate::options::{CertificateTime, TlsIdentity, TlsOptions};
-use eventmesh_edge_core::event::Timestamp;
-use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
-use std::fmt;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
-
-/// Why TLS could not be set up. Says which file, never what is in it.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum TlsError {
-    #[error("read {}: {source}", path.display())]
-    Pem { path: PathBuf, source: rustls_pki_types::pem::Error },
-    #[error("{} holds no certificate", path.display())]
-    NoCertificate { path: PathBuf },
-    #[error("{} holds a certificate that is no trust anchor: {source}", path.display())]
-    BadAnchor { path: PathBuf, source: rustls::Error },
-    #[error("this machine has no trust anchors, name a CA file")]
-    NoNativeRoots,
-    #[error("client certificate {}: {source}", path.display())]
-    Identity { path: PathBuf, source: rustls::Error },
-    #[error("set up TLS: {0}")]
-    Setup(#[from] rustls::Error),
-}
+use eventmesh_edge_uplink_net::{CertificateTime, TlsError, TlsOptions, client_config};
+use rustls::ClientConfig;
+use std::sync::Arc;
 
 /// What handshakes are made with; read anew at each connect of the uplink.
 #[derive(Clone, Debug)]
@@ -41,95 +16,12 @@ pub(crate) struct Tls {
 impl Tls {
     /// Reads the files. Blocks on the disk: not for the runtime's thread.
     pub(crate) fn read(options: &TlsOptions, time: Option<&CertificateTime>) -> Result<Tls, TlsError> {
-        let roots = match &options.ca_file {
-            Some(path) => roots_of(path)?,
-            None => native_roots()?,
-        };
-        let stranger = client_config(Arc::clone(&roots), None, time)?;
+        let roots = options.trust_anchors()?;
+        let stranger = Arc::new(client_config(Arc::clone(&roots), None, time)?);
         let known = match &options.identity {
-            Some(identity) => client_config(roots, Some(identity), time)?,
+            Some(identity) => Arc::new(client_config(roots, Some(identity), time)?),
             None => Arc::clone(&stranger),
         };
         Ok(Tls { known, stranger })
     }
-}
-
-fn client_config(
-    roots: Arc<RootCertStore>,
-    identity: Option<&TlsIdentity>,
-    time: Option<&CertificateTime>,
-) -> Result<Arc<ClientConfig>, TlsError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let clock: Arc<dyn TimeProvider> = match time {
-        Some(time) => Arc::new(Clock(Arc::clone(time))),
-        None => Arc::new(DefaultTimeProvider),
-    };
-    let builder = ClientConfig::builder_with_details(provider, clock)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots);
-    let config = match identity {
-        None => builder.with_no_client_auth(),
-        Some(identity) => {
-            let (chain, key) = read_identity(identity)?;
-            builder
-                .with_client_auth_cert(chain, key)
-                .map_err(|source| TlsError::Identity { path: identity.cert.clone(), source })?
-        }
-    };
-    Ok(Arc::new(config))
-}
-
-/// The node's idea of the time, for certificates.
-struct Clock(CertificateTime);
-
-impl fmt::Debug for Clock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Clock")
-    }
-}
-
-impl TimeProvider for Clock {
-    fn current_time(&self) -> Option<UnixTime> {
-        let Timestamp(ms) = (self.0)();
-        Some(UnixTime::since_unix_epoch(Duration::from_millis(ms)))
-    }
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let pem = |source| TlsError::Pem { path: path.to_owned(), source };
-    let all: Vec<_> =
-        CertificateDer::pem_file_iter(path).map_err(pem)?.collect::<Result<_, _>>().map_err(pem)?;
-    if all.is_empty() {
-        return Err(TlsError::NoCertificate { path: path.to_owned() });
-    }
-    Ok(all)
-}
-
-fn roots_of(path: &Path) -> Result<Arc<RootCertStore>, TlsError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(path)? {
-        roots.add(certificate).map_err(|source| TlsError::BadAnchor { path: path.to_owned(), source })?;
-    }
-    Ok(Arc::new(roots))
-}
-
-/// Parsing the machine's bundle takes tens of milliseconds; it changes with system updates only, so once per process will do.
-fn native_roots() -> Result<Arc<RootCertStore>, TlsError> {
-    static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
-    let roots = ROOTS.get_or_init(|| {
-        let mut roots = RootCertStore::empty();
-        let (added, ignored) =
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        tracing::debug!(added, ignored, "loaded the machine's trust anchors");
-        Arc::new(roots)
-    });
-    if roots.is_empty() { Err(TlsError::NoNativeRoots) } else { Ok(roots.clone()) }
-}
-
-fn read_identity(
-    identity: &TlsIdentity,
-) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
-    let key = PrivateKeyDer::from_pem_file(&identity.key)
-        .map_err(|source| TlsError::Pem { path: identity.key.clone(), source })?;
-    Ok((certificates(&identity.cert)?, key))
 }

@@ -25,13 +25,11 @@ mod link;
 mod options;
 mod reason;
 mod session;
-mod tls;
 mod topic;
 mod uplink;
 mod will;
 
 pub use counters::{Counters, Counts};
-pub use options::{
-    Address, Credentials, Mode, Options, OptionsError, Secret, Subscription, TlsIdentity, TlsOptions,
-};
+pub use eventmesh_edge_uplink_net::{Address, Credentials, Secret, TlsIdentity, TlsOptions};
+pub use options::{Mode, Options, OptionsError, Subscription};
 pub use uplink::MqttUplink;

@@ -1,11 +1,12 @@
 //! One connection's I/O: everything that waits leaves in one write, one read brings many packets.
 
 use crate::codec::{DecodeError, decode};
-use crate::dial::{Dialed, Stream};
+use crate::dial::Dialed;
 use crate::keepalive::{Due, KeepAlive};
 use crate::session::{Lost, Received, Session, Shared};
 use bytes::{Buf as _, BytesMut};
 use eventmesh_edge_core::ports::uplink::{Outgoing, UplinkEvent};
+use eventmesh_edge_uplink_net::Stream;
 use std::future::Future as _;
 use std::io;
 use std::pin::{Pin, pin};

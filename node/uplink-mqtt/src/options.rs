@@ -5,79 +5,8 @@ use eventmesh_edge_core::Text;
 use eventmesh_edge_core::event::Qos;
 use eventmesh_edge_core::telemetry::Testament;
 use eventmesh_edge_core::topic::TopicFilter;
-use std::fmt;
-use std::path::PathBuf;
+use eventmesh_edge_uplink_net::{Address, Credentials, TlsOptions};
 use std::time::Duration;
-
-/// Where a server listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Address {
-    /// Name or IP address, IPv6 without brackets.
-    pub host: String,
-    /// Port.
-    pub port: u16,
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
-        }
-    }
-}
-
-/// A password; `Debug` does not show it (P7).
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Keeps it.
-    #[must_use]
-    pub fn new(secret: impl Into<String>) -> Secret {
-        Secret(secret.into())
-    }
-
-    pub(crate) fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-/// What is shown to the server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Credentials {
-    /// User name.
-    pub username: String,
-    /// Password.
-    pub password: Option<Secret>,
-}
-
-/// TLS; files are read anew at each connect, so a renewed certificate needs no restart.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TlsOptions {
-    /// Trust anchors, PEM; the machine's own if `None`.
-    pub ca_file: Option<PathBuf>,
-    /// Client certificate.
-    pub identity: Option<TlsIdentity>,
-    /// Name that the server's certificate must have; the address' host if `None`.
-    pub server_name: Option<String>,
-}
-
-/// Files of a client certificate.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsIdentity {
-    /// Certificate chain, PEM, own first.
-    pub cert: PathBuf,
-    /// Private key, PEM.
-    pub key: PathBuf,
-}
 
 /// CloudEvents content mode of what goes up (MQTT binding 1.0 section 3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

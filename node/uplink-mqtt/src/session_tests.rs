@@ -1,11 +1,11 @@
 use super::*;
 use crate::codec::decode;
-use crate::options::{Address, Credentials, Secret};
 use bytes::Bytes;
 use eventmesh_edge_core::event::{Event, LogId, Position, Sequence, StoredEvent, Timestamp, Via};
 use eventmesh_edge_core::mapping::{VIA_PROPERTY, mqtt_source};
 use eventmesh_edge_core::ports::store::StreamId;
 use eventmesh_edge_core::topic::TopicFilter;
+use eventmesh_edge_uplink_net::{Address, Credentials, Secret};
 use rumqttc::v5::mqttbytes::v5::{ConnAck, ConnAckProperties, ConnectReturnCode, PubAck, PubAckReason};
 
 fn options() -> Options {

@@ -1,10 +1,8 @@
 //! An EventMesh uplink from its section.
 
-use super::uplinks::{AdapterFigures, DOWNWARD_MAX, first_line};
+use super::uplinks::{AdapterFigures, DOWNWARD_MAX, addresses, credentials, tls};
 use anyhow::Context;
-use eventmesh_edge_config::{
-    Config, ConsumeMode, Credentials, Endpoint, EventMesh, Password, Uplink, UplinkTls,
-};
+use eventmesh_edge_config::{Config, ConsumeMode, EventMesh, Uplink};
 use eventmesh_edge_core::ports::uplink::Uplink as UplinkPort;
 use eventmesh_edge_runtime::floor::TimeFloor;
 use eventmesh_edge_uplink_eventmesh::{self as eventmesh, EventMeshUplink};
@@ -30,9 +28,7 @@ pub(super) fn adapter(
 }
 
 fn options(config: &Config, uplink: &Uplink, section: &EventMesh) -> anyhow::Result<eventmesh::Options> {
-    let address =
-        |e: &Endpoint| eventmesh::Address { host: e.host.clone(), port: e.port.unwrap_or(GRPC_PORT) };
-    let addresses = uplink.addresses.iter().map(address).collect();
+    let addresses = addresses(uplink, GRPC_PORT);
     let defaults = eventmesh::Options::new(config.node.name.to_string(), uplink.name.to_string(), addresses);
     let claimed = eventmesh::Claimed::of(&defaults.node, &defaults.name);
     Ok(eventmesh::Options {
@@ -72,30 +68,6 @@ fn down(uplink: &Uplink, section: &EventMesh, defaults: &eventmesh::Down) -> eve
         receipts: section.receipts.clone(),
         heartbeat: section.heartbeat,
         unconfirmed_max: usize::from(DOWNWARD_MAX),
-    }
-}
-
-fn credentials(credentials: &Credentials) -> anyhow::Result<eventmesh::Credentials> {
-    let password = match &credentials.password {
-        None => None,
-        Some(Password::Inline(secret)) => Some(secret.expose().to_owned()),
-        Some(Password::File(path)) => Some(first_line(path)?),
-    };
-    Ok(eventmesh::Credentials {
-        username: credentials.username.clone(),
-        password: password.map(eventmesh::Secret::new),
-    })
-}
-
-fn tls(tls: &UplinkTls) -> eventmesh::TlsOptions {
-    let identity = |files: &eventmesh_edge_config::TlsIdentity| eventmesh::TlsIdentity {
-        cert: files.cert.clone(),
-        key: files.key.clone(),
-    };
-    eventmesh::TlsOptions {
-        ca_file: tls.ca.clone(),
-        identity: tls.identity.as_ref().map(identity),
-        server_name: tls.server_name.clone(),
     }
 }
 

@@ -1,10 +1,8 @@
 //! An HTTP uplink from its section.
 
-use super::uplinks::AdapterFigures;
+use super::uplinks::{AdapterFigures, tls};
 use anyhow::Context;
-use eventmesh_edge_config::{
-    Http, HttpAuth, HttpMode, HttpUrl, OAuthClientAuth, Password, Uplink, UplinkTls,
-};
+use eventmesh_edge_config::{Http, HttpAuth, HttpMode, HttpUrl, OAuthClientAuth, Password, Uplink};
 use eventmesh_edge_core::ports::uplink::Uplink as UplinkPort;
 use eventmesh_edge_runtime::floor::TimeFloor;
 use eventmesh_edge_uplink_http::{self as http, HttpUplink};
@@ -78,17 +76,6 @@ fn source(password: &Password) -> http::SecretSource {
     match password {
         Password::Inline(secret) => http::SecretSource::Inline(http::Secret::new(secret.expose())),
         Password::File(path) => http::SecretSource::File(path.clone()),
-    }
-}
-
-fn tls(tls: &UplinkTls) -> http::TlsOptions {
-    http::TlsOptions {
-        ca_file: tls.ca.clone(),
-        identity: tls
-            .identity
-            .as_ref()
-            .map(|files| http::TlsIdentity { cert: files.cert.clone(), key: files.key.clone() }),
-        server_name: tls.server_name.clone(),
     }
 }
 

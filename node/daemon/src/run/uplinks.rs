@@ -12,6 +12,7 @@ use eventmesh_edge_runtime::floor::TimeFloor;
 use eventmesh_edge_runtime::forward::{Forward, KindOf, Options, Stream};
 use eventmesh_edge_runtime::hub::NodeHub;
 use eventmesh_edge_uplink_mqtt::{self as mqtt, MqttUplink};
+use eventmesh_edge_uplink_net as net;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -146,7 +147,6 @@ fn testament(config: &Config, uplink: &Uplink, store: &Arc<dyn Store>) -> Option
 
 fn mqtt_options(config: &Config, uplink: &Uplink) -> anyhow::Result<mqtt::Options> {
     let default_port = if uplink.tls.is_some() { MQTT_TLS_PORT } else { MQTT_PORT };
-    let address = |e: &Endpoint| mqtt::Address { host: e.host.clone(), port: e.port.unwrap_or(default_port) };
     let subscription = |filter: &eventmesh_edge_core::topic::TopicFilter| mqtt::Subscription {
         strip_prefix: uplink.subscribe_strip.clone(),
         add_prefix: uplink.subscribe_prefix.clone(),
@@ -167,36 +167,43 @@ fn mqtt_options(config: &Config, uplink: &Uplink) -> anyhow::Result<mqtt::Option
         session_expiry: uplink.session_expiry,
         window_max: u16::try_from(uplink.window_events).unwrap_or(u16::MAX),
         unconfirmed_max: DOWNWARD_MAX,
-        ..mqtt::Options::new(node, uplink.addresses.iter().map(address).collect())
+        ..mqtt::Options::new(node, addresses(uplink, default_port))
     })
 }
 
-fn tls(tls: &UplinkTls) -> mqtt::TlsOptions {
-    let identity = |files: &eventmesh_edge_config::TlsIdentity| mqtt::TlsIdentity {
+/// Where an uplink's upstream listens.
+pub(super) fn addresses(uplink: &Uplink, default_port: u16) -> Vec<net::Address> {
+    let one = |e: &Endpoint| net::Address { host: e.host.clone(), port: e.port.unwrap_or(default_port) };
+    uplink.addresses.iter().map(one).collect()
+}
+
+/// An uplink's `tls` section, for its adapter.
+pub(super) fn tls(tls: &UplinkTls) -> net::TlsOptions {
+    let identity = |files: &eventmesh_edge_config::TlsIdentity| net::TlsIdentity {
         cert: files.cert.clone(),
         key: files.key.clone(),
     };
-    mqtt::TlsOptions {
+    net::TlsOptions {
         ca_file: tls.ca.clone(),
         identity: tls.identity.as_ref().map(identity),
         server_name: tls.server_name.clone(),
     }
 }
 
-fn credentials(credentials: &eventmesh_edge_config::Credentials) -> anyhow::Result<mqtt::Credentials> {
+/// An uplink's user name and password, the password read from its file if it lies in one.
+pub(super) fn credentials(
+    credentials: &eventmesh_edge_config::Credentials,
+) -> anyhow::Result<net::Credentials> {
     let password = match &credentials.password {
         None => None,
         Some(Password::Inline(secret)) => Some(secret.expose().to_owned()),
         Some(Password::File(path)) => Some(first_line(path)?),
     };
-    Ok(mqtt::Credentials {
-        username: credentials.username.clone(),
-        password: password.map(mqtt::Secret::new),
-    })
+    Ok(net::Credentials { username: credentials.username.clone(), password: password.map(net::Secret::new) })
 }
 
 /// The first line of a password file: editors add a newline that is not meant.
-pub(super) fn first_line(path: &Path) -> anyhow::Result<String> {
+fn first_line(path: &Path) -> anyhow::Result<String> {
     let text =
         std::fs::read_to_string(path).with_context(|| format!("read password_file {}", path.display()))?;
     let line = text.lines().next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! TLS by rustls with `ring`, the one provider (docs/adr/0005). The runtime's gRPC port speaks none: a proxy in front of it does.
+//! TLS configurations from files.
 
 use crate::options::{CertificateTime, TlsIdentity, TlsOptions};
 use eventmesh_edge_core::event::Timestamp;
@@ -13,30 +13,68 @@ use std::time::Duration;
 
 /// Why TLS could not be set up. Says which file, never what is in it.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum TlsError {
+pub enum TlsError {
+    /// A file cannot be read, or is no PEM.
     #[error("read {}: {source}", path.display())]
-    Pem { path: PathBuf, source: rustls_pki_types::pem::Error },
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: rustls_pki_types::pem::Error,
+    },
+    /// Nothing in it.
     #[error("{} holds no certificate", path.display())]
-    NoCertificate { path: PathBuf },
+    NoCertificate {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It is a certificate, but of no authority.
     #[error("{} holds a certificate that is no trust anchor: {source}", path.display())]
-    BadAnchor { path: PathBuf, source: rustls::Error },
+    BadAnchor {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: rustls::Error,
+    },
+    /// Neither a file nor the machine says whom to trust.
     #[error("this machine has no trust anchors, name a CA file")]
     NoNativeRoots,
+    /// Certificate and key do not belong together, or are of a kind that is not supported.
     #[error("client certificate {}: {source}", path.display())]
-    Identity { path: PathBuf, source: rustls::Error },
+    Identity {
+        /// The file of the certificate.
+        path: PathBuf,
+        /// Why.
+        source: rustls::Error,
+    },
+    /// The library refuses.
     #[error("set up TLS: {0}")]
     Setup(#[from] rustls::Error),
 }
 
-/// Reads the files and makes the configuration. Blocks on the disk: not for the runtime's thread.
-pub(crate) fn client_config(
-    options: &TlsOptions,
+impl TlsOptions {
+    /// Whom to trust. Blocks on the disk: not for the runtime's thread.
+    ///
+    /// # Errors
+    /// [`TlsError`] names the file.
+    pub fn trust_anchors(&self) -> Result<Arc<RootCertStore>, TlsError> {
+        match &self.ca_file {
+            Some(path) => roots_of(path),
+            None => native_roots(),
+        }
+    }
+}
+
+/// A configuration that trusts `roots`, shows `identity`, and checks certificates against `time`, or the machine's clock.
+/// Blocks on the disk for the identity's files: not for the runtime's thread.
+///
+/// # Errors
+/// [`TlsError`] names the file.
+pub fn client_config(
+    roots: Arc<RootCertStore>,
+    identity: Option<&TlsIdentity>,
     time: Option<&CertificateTime>,
-) -> Result<Arc<ClientConfig>, TlsError> {
-    let roots = match &options.ca_file {
-        Some(path) => roots_of(path)?,
-        None => native_roots()?,
-    };
+) -> Result<ClientConfig, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let clock: Arc<dyn TimeProvider> = match time {
         Some(time) => Arc::new(Clock(Arc::clone(time))),
@@ -45,18 +83,11 @@ pub(crate) fn client_config(
     let builder = ClientConfig::builder_with_details(provider, clock)
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots);
-    let mut config = match &options.identity {
-        None => builder.with_no_client_auth(),
-        Some(identity) => {
-            let (chain, key) = read_identity(identity)?;
-            builder
-                .with_client_auth_cert(chain, key)
-                .map_err(|source| TlsError::Identity { path: identity.cert.clone(), source })?
-        }
-    };
-    // A proxy that serves other things as well must know that it is HTTP/2 (RFC 9113 section 3.2).
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(Arc::new(config))
+    let Some(identity) = identity else { return Ok(builder.with_no_client_auth()) };
+    let (chain, key) = read_identity(identity)?;
+    builder
+        .with_client_auth_cert(chain, key)
+        .map_err(|source| TlsError::Identity { path: identity.cert.clone(), source })
 }
 
 /// The node's idea of the time, for certificates.
