@@ -3,11 +3,11 @@
 
 mod common;
 
-use common::certs::{Authority, Life};
 use common::standin::{Act, Request, StandIn};
 use common::{Driver, End, options, url};
 use eventmesh_edge_core::event::Timestamp;
 use eventmesh_edge_uplink_http::{Auth, ClientAuth, Mode, OAuth2, Options, Secret, SecretSource, TlsOptions};
+use eventmesh_edge_uplink_testing::{Authority, Life};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -176,13 +176,16 @@ async fn a_token_endpoint_that_refuses_or_is_gone_says_so() {
 async fn another_host_sees_neither_the_credential_nor_the_client_certificate() {
     let authority = Authority::new();
     // Asks for a certificate, would take none.
-    let target = StandIn::start_with(Some(authority.acceptor(Life::Now, false)), |_| Act::Take).await;
+    let target =
+        StandIn::start_with(Some(authority.acceptor("localhost", Life::Now, false, &[])), |_| Act::Take)
+            .await;
     let to = target.url("/there");
-    let server = StandIn::start_with(Some(authority.acceptor(Life::Now, true)), move |_| {
-        Act::with(308, "Location", to.clone())
-    })
-    .await;
-    let tls = TlsOptions { identity: Some(authority.identity("plant-7")), ..authority.options() };
+    let server =
+        StandIn::start_with(Some(authority.acceptor("localhost", Life::Now, true, &[])), move |_| {
+            Act::with(308, "Location", to.clone())
+        })
+        .await;
+    let tls = TlsOptions { identity: Some(authority.files("plant-7", &["plant-7"])), ..authority.trusting() };
     let auth = Auth::Bearer(inline("t"));
     let follow = Options { tls, auth, redirects_max: 1, ..options(&[server.url("/")]) };
     let mut driver = Driver::new(follow.clone());
@@ -192,7 +195,8 @@ async fn another_host_sees_neither_the_credential_nor_the_client_certificate() {
     assert!(first.client_certificate && first.header("authorization") == "Bearer t");
     assert_eq!((second.client_certificate, second.header("authorization")), (false, ""));
     // A server that wants the certificate does not get it by redirecting to itself under another name.
-    let strict = StandIn::start_with(Some(authority.acceptor(Life::Now, true)), |_| Act::Take).await;
+    let strict =
+        StandIn::start_with(Some(authority.acceptor("localhost", Life::Now, true, &[])), |_| Act::Take).await;
     let to = strict.url("/there");
     server.handle(move |_| Act::with(308, "Location", to.clone()));
     let end = driver.send([2]).await.end.unwrap();
@@ -202,31 +206,26 @@ async fn another_host_sees_neither_the_credential_nor_the_client_certificate() {
 #[tokio::test]
 async fn certificates_are_checked_both_ways_and_the_reason_is_said() {
     let (ours, theirs) = (Authority::new(), Authority::new());
-    let mut server = StandIn::start_with(Some(ours.acceptor(Life::Now, true)), |_| Act::Take).await;
+    let mut server =
+        StandIn::start_with(Some(ours.acceptor("localhost", Life::Now, true, &[])), |_| Act::Take).await;
     let with = |tls: TlsOptions| Options { tls, ..options(&[server.url("/")]) };
-    let identity = Some(ours.identity("plant-7"));
-    let good = with(TlsOptions { identity: identity.clone(), ..ours.options() });
+    let identity = Some(ours.files("plant-7", &["plant-7"]));
+    let good = with(TlsOptions { identity: identity.clone(), ..ours.trusting() });
     let mut driver = Driver::new(good.clone());
     driver.connect(0).await.unwrap();
     assert_eq!(driver.send([1]).await.acked, [1]);
 
     let cases = [
-        (with(TlsOptions { identity: identity.clone(), ..theirs.options() }), "invalid peer certificate"),
+        (with(TlsOptions { identity: identity.clone(), ..theirs.trusting() }), "invalid peer certificate"),
         (
             with(TlsOptions {
                 identity: identity.clone(),
                 server_name: Some("other.example".to_owned()),
-                ..ours.options()
+                ..ours.trusting()
             }),
             "not valid for name",
         ),
-        (
-            with(TlsOptions {
-                ca_file: Some(ours.ca_file().with_extension("none")),
-                ..TlsOptions::default()
-            }),
-            "read ",
-        ),
+        (with(TlsOptions { ca_file: Some(ours.path("ca.none")), ..TlsOptions::default() }), "read "),
     ];
     for (options, words) in cases {
         let mut driver = Driver::new(options);
@@ -234,8 +233,8 @@ async fn certificates_are_checked_both_ways_and_the_reason_is_said() {
         assert!(cause.contains(words), "{words}: {cause}");
     }
     // TLS 1.3: that no certificate was shown is found out with the first request.
-    for identity in [None, Some(theirs.identity("plant-7"))] {
-        let mut driver = Driver::new(with(TlsOptions { identity, ..ours.options() }));
+    for identity in [None, Some(theirs.files("plant-7", &["plant-7"]))] {
+        let mut driver = Driver::new(with(TlsOptions { identity, ..ours.trusting() }));
         let end = match driver.connect(0).await {
             Ok(_) => driver.send([2]).await.end.unwrap(),
             Err(end) => end,
@@ -243,7 +242,7 @@ async fn certificates_are_checked_both_ways_and_the_reason_is_said() {
         assert!(matches!(end, End::Down(_)), "{end:?}");
     }
     for (life, words) in [(Life::Ended, "expired"), (Life::NotYet, "not valid yet")] {
-        server.show(ours.acceptor(life, false)).await;
+        server.show(ours.acceptor("localhost", life, false, &[])).await;
         let mut driver = Driver::new(good.clone());
         let Err(End::Down(cause)) = driver.connect(0).await else { panic!("{life:?}: let in") };
         assert!(cause.contains(words), "{life:?}: {cause}");
@@ -254,10 +253,12 @@ async fn certificates_are_checked_both_ways_and_the_reason_is_said() {
 #[tokio::test]
 async fn certificates_are_checked_against_the_time_that_the_node_believes_in() {
     let authority = Authority::new();
-    let server = StandIn::start_with(Some(authority.acceptor(Life::Now, false)), |_| Act::Take).await;
+    let server =
+        StandIn::start_with(Some(authority.acceptor("localhost", Life::Now, false, &[])), |_| Act::Take)
+            .await;
     let at = |ms: u64| {
         let time: eventmesh_edge_uplink_http::CertificateTime = Arc::new(move || Timestamp(ms));
-        Options { tls: authority.options(), certificate_time: Some(time), ..options(&[server.url("/")]) }
+        Options { tls: authority.trusting(), certificate_time: Some(time), ..options(&[server.url("/")]) }
     };
     let mut driver = Driver::new(at(1_000));
     let Err(End::Down(cause)) = driver.connect(0).await else { panic!("1970 is before 2020") };

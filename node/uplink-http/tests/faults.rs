@@ -4,15 +4,14 @@
 
 mod common;
 
-use common::certs::{Authority, Life};
-use common::node::Node;
+use common::node::start;
 use common::options;
 use common::proxy::Proxy;
 use common::standin::{Act, StandIn};
 use eventmesh_edge_core::forward::Order;
 use eventmesh_edge_runtime::forward::LinkState;
 use eventmesh_edge_uplink_http::{Auth, Mode, Options, Secret, SecretSource};
-use std::collections::{BTreeMap, BTreeSet};
+use eventmesh_edge_uplink_testing::{Authority, Life, Node, Random, complete, in_order};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -28,18 +27,10 @@ fn quick(urls: &[String]) -> Options {
     }
 }
 
-/// Every event arrived, each under one identity of its own, and nothing was given up.
-fn complete(node: &Node, servers: &[&StandIn]) {
-    let mut identities: BTreeMap<u64, BTreeSet<(String, String)>> = BTreeMap::new();
-    for seen in servers.iter().flat_map(|server| server.taken()) {
-        identities.entry(seen.n).or_default().insert((seen.source, seen.id));
-    }
-    let missing: Vec<u64> = (0..node.published()).filter(|n| !identities.contains_key(n)).collect();
-    assert_eq!(missing, [0_u64; 0], "lost");
-    assert!(identities.values().all(|of_one| of_one.len() == 1), "a repetition has another identity");
-    let all: BTreeSet<_> = identities.values().flatten().collect();
-    assert_eq!(all.len() as u64, node.published(), "two events share an identity");
-    assert_eq!(node.losses(), 0);
+/// What the servers have taken: each arrival's number and identity.
+fn arrived(servers: &[&StandIn]) -> Vec<(u64, (String, String))> {
+    let all = servers.iter().flat_map(|server| server.taken());
+    all.map(|seen| (seen.n, (seen.source, seen.id))).collect()
 }
 
 /// Publishes on both sides of a fault, waits until `status` says `words`, mends it, waits for everything.
@@ -68,9 +59,9 @@ async fn every_kind_of_answer_that_is_none() {
     ];
     for (seed, (words, fault)) in (1..).zip(faults) {
         let server = StandIn::start(move |_| fault.clone()).await;
-        let mut node = Node::start(quick(&[server.url("/")]), Order::Strict, seed);
+        let mut node = start(quick(&[server.url("/")]), Order::Strict, seed);
         endure(&mut node, words, async || server.handle(|_| Act::Take)).await;
-        complete(&node, &[&server]);
+        complete(&node, arrived(&[&server]));
         node.stop().await;
     }
 }
@@ -80,15 +71,15 @@ async fn a_receiver_that_refuses_connections() {
     let mut server = StandIn::start(|_| Act::Take).await;
     let url = server.url("/");
     server.stop().await;
-    let mut node = Node::start(quick(&[url]), Order::Strict, 1);
+    let mut node = start(quick(&[url]), Order::Strict, 1);
     endure(&mut node, "connect: ", async || server.resume().await).await;
-    complete(&node, &[&server]);
+    complete(&node, arrived(&[&server]));
 }
 
 #[tokio::test]
 async fn a_receiver_that_goes_away_in_the_middle_of_it() {
     let mut server = StandIn::start(|_| Act::Take).await;
-    let mut node = Node::start(quick(&[server.url("/")]), Order::Strict, 1);
+    let mut node = start(quick(&[server.url("/")]), Order::Strict, 1);
     for _ in 0..5 {
         node.publish(EVENTS);
         server.stop().await;
@@ -96,7 +87,7 @@ async fn a_receiver_that_goes_away_in_the_middle_of_it() {
         server.resume().await;
     }
     node.drained().await;
-    complete(&node, &[&server]);
+    complete(&node, arrived(&[&server]));
 }
 
 #[tokio::test]
@@ -104,13 +95,13 @@ async fn a_wrong_credential_for_a_long_time() {
     let server = StandIn::start(|_| Act::status(403)).await;
     let auth = Auth::Bearer(SecretSource::Inline(Secret::new("t")));
     let options = Options { auth, cleartext_credentials: true, ..quick(&[server.url("/")]) };
-    let mut node = Node::start(options, Order::Sequence, 1);
+    let mut node = start(options, Order::Sequence, 1);
     node.publish(EVENTS);
     let asked = || server.posts().len();
     node.until("asked 30 times", |_| asked() >= 30).await;
     assert!(node.status().cause.unwrap().contains("the credential is refused"));
     endure(&mut node, "403", async || server.handle(|_| Act::Take)).await;
-    complete(&node, &[&server]);
+    complete(&node, arrived(&[&server]));
     assert_eq!(node.status().counters.parked, 0);
 }
 
@@ -121,7 +112,7 @@ async fn a_second_address_takes_over_and_the_first_one_gets_its_work_back() {
     let urls = [first.url("/"), second.url("/")];
     first.stop().await;
     let options = Options { return_interval: Duration::from_millis(30), ..quick(&urls) };
-    let mut node = Node::start(options, Order::Strict, 1);
+    let mut node = start(options, Order::Strict, 1);
     node.publish(EVENTS);
     node.drained().await;
     assert_eq!(second.taken().len() as u64, EVENTS);
@@ -134,7 +125,7 @@ async fn a_second_address_takes_over_and_the_first_one_gets_its_work_back() {
     first.handle(|_| Act::with(503, "Retry-After", "600"));
     node.publish(EVENTS);
     node.drained().await;
-    complete(&node, &[&first, &second]);
+    complete(&node, arrived(&[&first, &second]));
 }
 
 #[tokio::test]
@@ -150,14 +141,14 @@ async fn a_name_that_leads_elsewhere_from_now_on() {
         );
         return;
     };
-    let mut node = Node::start(quick(&[server.url("/")]), Order::Strict, 1);
+    let mut node = start(quick(&[server.url("/")]), Order::Strict, 1);
     node.publish(EVENTS);
     node.drained().await;
     server.move_away().await;
     node.publish(EVENTS);
     let elsewhere = Proxy::at(listener, server.port());
     node.drained().await;
-    complete(&node, &[&server]);
+    complete(&node, arrived(&[&server]));
     drop(elsewhere);
 }
 
@@ -165,11 +156,11 @@ async fn a_name_that_leads_elsewhere_from_now_on() {
 async fn a_name_that_nobody_knows() {
     let server = StandIn::start(|_| Act::Take).await;
     let urls = ["http://no.such.host.invalid/".to_owned(), server.url("/")];
-    let mut node = Node::start(quick(&urls), Order::Strict, 1);
+    let mut node = start(quick(&urls), Order::Strict, 1);
     node.publish(EVENTS);
     node.drained().await;
-    complete(&node, &[&server]);
-    let mut alone = Node::start(quick(&urls[..1]), Order::Strict, 1);
+    complete(&node, arrived(&[&server]));
+    let mut alone = start(quick(&urls[..1]), Order::Strict, 1);
     alone.publish(1);
     alone
         .until("cause", |s| s.cause.as_ref().is_some_and(|c| c.contains("resolve no.such.host.invalid")))
@@ -180,11 +171,15 @@ async fn a_name_that_nobody_knows() {
 async fn certificates_that_have_ended_or_have_not_begun() {
     let authority = Authority::new();
     for (life, words) in [(Life::Ended, "expired"), (Life::NotYet, "not valid yet")] {
-        let mut server = StandIn::start_with(Some(authority.acceptor(life, false)), |_| Act::Take).await;
-        let options = Options { tls: authority.options(), ..quick(&[server.url("/")]) };
-        let mut node = Node::start(options, Order::Strict, 1);
-        endure(&mut node, words, async || server.show(authority.acceptor(Life::Now, false)).await).await;
-        complete(&node, &[&server]);
+        let mut server =
+            StandIn::start_with(Some(authority.acceptor("localhost", life, false, &[])), |_| Act::Take).await;
+        let options = Options { tls: authority.trusting(), ..quick(&[server.url("/")]) };
+        let mut node = start(options, Order::Strict, 1);
+        endure(&mut node, words, async || {
+            server.show(authority.acceptor("localhost", Life::Now, false, &[])).await
+        })
+        .await;
+        complete(&node, arrived(&[&server]));
     }
 }
 
@@ -197,24 +192,13 @@ async fn a_black_hole_in_between() {
         probe_interval: Duration::from_millis(100),
         ..quick(&[proxy.url()])
     };
-    let mut node = Node::start(patient, Order::Strict, 1);
+    let mut node = start(patient, Order::Strict, 1);
     node.publish(EVENTS);
     node.drained().await;
     proxy.swallow();
     // The answer's own limit is ten minutes: only the probe can tell.
     endure(&mut node, "nobody answers a second connection", async || proxy.pass()).await;
-    complete(&node, &[&server]);
-}
-
-/// The same numbers for the same seed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        (z ^ (z >> 27)) % n
-    }
+    complete(&node, arrived(&[&server]));
 }
 
 fn any_fault(random: &mut Random) -> Act {
@@ -252,28 +236,18 @@ async fn storm(seed: u64, faults: u64) -> u64 {
     let server = StandIn::start(handler).await;
     let options =
         Options { mode, connections, answer_timeout: Duration::from_millis(60), ..quick(&[server.url("/")]) };
-    let mut node = Node::start(options, order, seed);
+    let mut node = start(options, order, seed);
     let met = || met.lock().unwrap().1;
     while met() < faults {
         node.publish(50);
         node.drained().await;
     }
-    complete(&node, &[&server]);
+    complete(&node, arrived(&[&server]));
     if order == Order::Strict {
-        in_order(&server, seed);
+        in_order(server.taken().into_iter().map(|seen| seen.n), seed);
     }
     node.stop().await;
     met()
-}
-
-/// First arrivals of one key are in order (P4): the key is the topic, every seventh event.
-fn in_order(server: &StandIn, seed: u64) {
-    let mut last: BTreeMap<u64, u64> = BTreeMap::new();
-    let mut seen = BTreeSet::new();
-    for n in server.taken().into_iter().map(|seen| seen.n).filter(|n| seen.insert(*n)) {
-        let before = last.insert(n % 7, n);
-        assert!(before.is_none_or(|before| before < n), "seed {seed}: {n} after {before:?}");
-    }
 }
 
 /// Twenty storms at once; `HTTP_FAULTS` asks for more faults, `HTTP_SEED` for other storms.

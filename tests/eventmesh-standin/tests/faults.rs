@@ -14,8 +14,8 @@ use eventmesh_edge_runtime::forward::LinkState;
 use eventmesh_edge_standin::proto::cloud_event::Data;
 use eventmesh_edge_standin::{Reply, StandIn};
 use eventmesh_edge_uplink_eventmesh::Options;
-use node::Node;
-use std::collections::{BTreeMap, BTreeSet};
+use eventmesh_edge_uplink_testing::{Node, Random, complete, in_order};
+use node::start;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -37,20 +37,6 @@ fn arrived(standins: &[&StandIn]) -> Vec<(u64, String)> {
     };
     let all = standins.iter().flat_map(|s| s.stored());
     all.map(|event| (number(&event), format!("{} {}", event.source, event.id))).collect()
-}
-
-/// Every event arrived, each under one identity of its own, and nothing was given up.
-fn complete(node: &Node, standins: &[&StandIn]) {
-    let mut identities: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
-    for (n, identity) in arrived(standins) {
-        identities.entry(n).or_default().insert(identity);
-    }
-    let missing: Vec<u64> = (0..node.published()).filter(|n| !identities.contains_key(n)).collect();
-    assert_eq!(missing, [0_u64; 0], "lost");
-    assert!(identities.values().all(|of_one| of_one.len() == 1), "a repetition has another identity");
-    let all: BTreeSet<_> = identities.values().flatten().collect();
-    assert_eq!(all.len() as u64, node.published(), "two events share an identity");
-    assert_eq!(node.losses(), 0);
 }
 
 /// Publishes on both sides of a fault, waits until `status` says `words`, mends it, waits for everything.
@@ -79,12 +65,12 @@ async fn links_that_refuse_swallow_and_reset() {
     ]) {
         let standin = StandIn::start();
         let proxy = Proxy::start(standin.addr()).await.unwrap();
-        let mut node = Node::start(quick(&[proxy.addr()]), Order::Strict, seed);
+        let mut node = start(quick(&[proxy.addr()]), Order::Strict, seed);
         node.publish(EVENTS);
         node.drained().await;
         proxy.set(link);
         endure(&mut node, words, || proxy.set(Link::Works)).await;
-        complete(&node, &[&standin]);
+        complete(&node, arrived(&[&standin]));
         node.stop().await;
     }
 }
@@ -106,9 +92,9 @@ async fn answers_that_are_none_or_no_good() {
     for (seed, (words, fault)) in (1..).zip(faults) {
         let standin = StandIn::start();
         standin.script((0..100_000).map(|_| fault.clone()));
-        let mut node = Node::start(quick(&[standin.addr()]), Order::Sequence, seed);
+        let mut node = start(quick(&[standin.addr()]), Order::Sequence, seed);
         endure(&mut node, words, || standin.behave()).await;
-        complete(&node, &[&standin]);
+        complete(&node, arrived(&[&standin]));
         node.stop().await;
     }
 }
@@ -117,7 +103,7 @@ async fn answers_that_are_none_or_no_good() {
 async fn a_topic_without_a_consumer_keeps_its_events_until_there_is_one() {
     let standin = StandIn::start();
     standin.only_subscribed_topics();
-    let mut node = Node::start(quick(&[standin.addr()]), Order::Strict, 1);
+    let mut node = start(quick(&[standin.addr()]), Order::Strict, 1);
     node.publish(EVENTS);
     node.until("held", |s| s.last_refusal.as_ref().is_some_and(|r| r.contains("is held for"))).await;
     // Each is offered again and again, far more often than an event that the runtime merely refuses would be.
@@ -125,9 +111,9 @@ async fn a_topic_without_a_consumer_keeps_its_events_until_there_is_one() {
     assert_eq!((standin.count(), node.losses()), (0, 0));
     let mut consumer = subscribing(&[standin.addr()]);
     consumer.down.topics = vec!["eventmesh-edge".to_owned()];
-    let consumer = Node::start(consumer, Order::Strict, 2);
+    let consumer = start(consumer, Order::Strict, 2);
     node.drained().await;
-    complete(&node, &[&standin]);
+    complete(&node, arrived(&[&standin]));
     consumer.stop().await;
 }
 
@@ -135,7 +121,7 @@ async fn a_topic_without_a_consumer_keeps_its_events_until_there_is_one() {
 async fn a_runtime_goes_away_and_comes_back_at_its_address() {
     let (first, second) = (StandIn::start(), StandIn::start());
     let at = first.addr();
-    let mut node = Node::start(quick(&[at, second.addr()]), Order::Sequence, 1);
+    let mut node = start(quick(&[at, second.addr()]), Order::Sequence, 1);
     node.publish(EVENTS);
     node.drained().await;
     let mut gone = vec![first];
@@ -151,19 +137,8 @@ async fn a_runtime_goes_away_and_comes_back_at_its_address() {
         node.drained().await;
     }
     let all: Vec<&StandIn> = gone.iter().chain([&second]).collect();
-    complete(&node, &all);
+    complete(&node, arrived(&all));
     assert!(second.count() > 0 && gone.last().unwrap().count() > 0);
-}
-
-/// The same numbers for the same seed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        (z ^ (z >> 27)) % n
-    }
 }
 
 fn any_fault(random: &mut Random) -> Reply {
@@ -189,7 +164,7 @@ async fn storm(seed: u64, faults: u64) -> u64 {
     let order = if seed.is_multiple_of(2) { Order::Strict } else { Order::Sequence };
     let standin = StandIn::start();
     let proxy = Proxy::start(standin.addr()).await.unwrap();
-    let mut node = Node::start(quick(&[proxy.addr()]), order, seed);
+    let mut node = start(quick(&[proxy.addr()]), order, seed);
     let mut met = 0;
     while met < faults {
         let script: Vec<Reply> = (0..12)
@@ -208,22 +183,12 @@ async fn storm(seed: u64, faults: u64) -> u64 {
         node.publish(5);
         node.drained().await;
     }
-    complete(&node, &[&standin]);
+    complete(&node, arrived(&[&standin]));
     if order == Order::Strict {
-        in_order(&standin, seed);
+        in_order(arrived(&[&standin]).into_iter().map(|(n, _)| n), seed);
     }
     node.stop().await;
     met
-}
-
-/// First arrivals of one key are in order (P4): the key is the topic, every seventh event.
-fn in_order(standin: &StandIn, seed: u64) {
-    let mut last: BTreeMap<u64, u64> = BTreeMap::new();
-    let mut seen = BTreeSet::new();
-    for (n, _) in arrived(&[standin]).into_iter().filter(|(n, _)| seen.insert(*n)) {
-        let before = last.insert(n % 7, n);
-        assert!(before.is_none_or(|before| before < n), "seed {seed}: {n} after {before:?}");
-    }
 }
 
 /// Eight storms at once; `MESH_FAULTS` asks for more faults, `MESH_SEED` for other storms.

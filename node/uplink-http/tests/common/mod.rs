@@ -1,18 +1,14 @@
 //! What the tests of this crate share: events, an uplink driven by hand, a stand-in for a receiver, certificates.
 #![allow(dead_code, reason = "each test file uses its part")]
 
-pub(crate) mod certs;
 pub(crate) mod node;
 pub(crate) mod proxy;
 pub(crate) mod standin;
 
-use bytes::Bytes;
-use eventmesh_edge_core::Text;
-use eventmesh_edge_core::event::{Event, LogId, Position, Qos, Sequence, StoredEvent, Timestamp, Via};
-use eventmesh_edge_core::ports::store::StreamId;
+use eventmesh_edge_core::event::Event;
 use eventmesh_edge_core::ports::uplink::{Outgoing, Uplink, UplinkEvent};
 use eventmesh_edge_uplink_http::{HttpUplink, Options, Url};
-use std::sync::Arc;
+use eventmesh_edge_uplink_testing::events::{event, outgoing_of};
 use std::time::Duration;
 
 /// A test that waits longer has failed. Generous: nothing is decided by it but the end of a hang.
@@ -27,36 +23,9 @@ pub(crate) fn options(urls: &[String]) -> Options {
     Options { probe_interval: Duration::ZERO, ..Options::new(urls.iter().map(|u| url(u)).collect()) }
 }
 
-pub(crate) fn event(n: u64) -> Event {
-    Event {
-        via: Via::Mqtt3,
-        qos: Qos::AtLeastOnce,
-        retain: false,
-        source: Text::from_static("mqtt://plant-7/sensor-12"),
-        id: None,
-        time: None,
-        received: Timestamp(1_790_000_000_000),
-        expires: None,
-        topic: Text::from_static("plant/7/temp"),
-        payload: Bytes::from(format!("{{\"n\":{n}}}")),
-        properties: None,
-    }
-}
-
+/// Without a time of its own.
 pub(crate) fn outgoing(n: u64) -> Outgoing {
-    let stored = StoredEvent {
-        position: Position(n),
-        log: LogId(7),
-        sequence: Sequence { source: n, stream: n },
-        event: event(n),
-        stored_bytes: 0,
-    };
-    Outgoing {
-        stream: StreamId(1),
-        event: Arc::new(stored),
-        kind: Text::from_static("com.example.t.v1"),
-        again: false,
-    }
+    outgoing_of(n, Event { time: None, ..event(n) })
 }
 
 /// An uplink, and all that it has said.

@@ -1,22 +1,16 @@
 //! What the tests of this crate share: events to send, an uplink driven by hand, certificates.
 #![allow(dead_code, reason = "each test file uses its part")]
 
-use bytes::Bytes;
 use eventmesh_edge_core::Text;
-use eventmesh_edge_core::event::{Event, LogId, Position, Qos, Sequence, StoredEvent, Timestamp, Via};
-use eventmesh_edge_core::mapping::mqtt_source;
-use eventmesh_edge_core::ports::store::StreamId;
-use eventmesh_edge_core::ports::uplink::{Downward, Outgoing, Uplink, UplinkEvent};
+use eventmesh_edge_core::ports::uplink::{Downward, Uplink, UplinkEvent};
 use eventmesh_edge_uplink_mqtt::{Address, MqttUplink, Options, TlsIdentity, TlsOptions};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use eventmesh_edge_uplink_testing::Authority;
+use eventmesh_edge_uplink_testing::events::{NODE, outgoing};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 /// A test that waits longer has failed. Generous: nothing is decided by it but the end of a hang.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
-
-pub(crate) const NODE: &str = "plant-7";
 
 pub(crate) fn local(port: u16) -> Address {
     Address { host: "127.0.0.1".to_owned(), port }
@@ -24,35 +18,6 @@ pub(crate) fn local(port: u16) -> Address {
 
 pub(crate) fn options(port: u16) -> Options {
     Options::new(NODE, vec![local(port)])
-}
-
-pub(crate) fn outgoing(position: u64) -> Outgoing {
-    let event = Event {
-        via: Via::Mqtt3,
-        qos: Qos::AtLeastOnce,
-        retain: false,
-        source: mqtt_source(NODE, "sensor-12"),
-        id: None,
-        time: Some(Timestamp(1_790_000_000_000)),
-        received: Timestamp(1_790_000_000_000),
-        expires: None,
-        topic: Text::from_static("plant/7/temp"),
-        payload: Bytes::from(format!("{{\"n\":{position}}}")),
-        properties: None,
-    };
-    let stored = StoredEvent {
-        position: Position(position),
-        log: LogId(7),
-        sequence: Sequence { source: position, stream: position },
-        event,
-        stored_bytes: 0,
-    };
-    Outgoing {
-        stream: StreamId(1),
-        event: Arc::new(stored),
-        kind: Text::from_static("com.example.t.v1"),
-        again: false,
-    }
 }
 
 /// An uplink, and all that it has said.
@@ -146,48 +111,30 @@ pub(crate) fn acked(events: &[UplinkEvent]) -> Vec<u64> {
 
 /// An authority, a server certificate for `localhost` and `127.0.0.1` and a client certificate, made for this run alone.
 pub(crate) struct Certificates {
-    dir: tempfile::TempDir,
+    authority: Authority,
+    client: TlsIdentity,
 }
 
 impl Certificates {
     pub(crate) fn make() -> Certificates {
-        let made = Certificates { dir: tempfile::tempdir().unwrap() };
-        let ca_key = KeyPair::generate().unwrap();
-        let mut ca = CertificateParams::new(Vec::new()).unwrap();
-        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        ca.distinguished_name.push(DnType::CommonName, "test authority");
-        made.write("ca.pem", &ca.self_signed(&ca_key).unwrap().pem());
-        let issuer = Issuer::new(ca, ca_key);
-        for (name, names) in
-            [("server", vec!["localhost".to_owned(), "127.0.0.1".to_owned()]), ("client", Vec::new())]
-        {
-            let key = KeyPair::generate().unwrap();
-            let mut params = CertificateParams::new(names).unwrap();
-            params.distinguished_name.push(DnType::CommonName, name);
-            made.write(&format!("{name}.pem"), &params.signed_by(&key, &issuer).unwrap().pem());
-            made.write(&format!("{name}.key"), &key.serialize_pem());
-        }
-        made
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        std::fs::write(self.path(name), text).unwrap();
+        let authority = Authority::new();
+        drop(authority.files("server", &["localhost", "127.0.0.1"]));
+        Certificates { client: authority.files("client", &[]), authority }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+        self.authority.path(name)
     }
 
     pub(crate) fn dir(&self) -> &Path {
-        self.dir.path()
+        self.authority.dir()
     }
 
     pub(crate) fn trusting(&self) -> TlsOptions {
-        TlsOptions { ca_file: Some(self.path("ca.pem")), ..TlsOptions::default() }
+        self.authority.trusting()
     }
 
     pub(crate) fn identified(&self) -> TlsOptions {
-        let identity = TlsIdentity { cert: self.path("client.pem"), key: self.path("client.key") };
-        TlsOptions { identity: Some(identity), ..self.trusting() }
+        TlsOptions { identity: Some(self.client.clone()), ..self.trusting() }
     }
 }

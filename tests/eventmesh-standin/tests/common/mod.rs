@@ -1,26 +1,23 @@
 //! What the tests share: events to send, an uplink driven by hand.
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, unused_imports, reason = "each test file uses its part")]
 
 use bytes::Bytes;
 use eventmesh_edge_core::Text;
-use eventmesh_edge_core::event::{
-    Event, LogId, Position, Properties, Qos, Sequence, StoredEvent, Timestamp, Via,
-};
-use eventmesh_edge_core::mapping::mqtt_source;
-use eventmesh_edge_core::ports::store::{Class, StreamId};
+use eventmesh_edge_core::event::{Event, Properties, Via};
+use eventmesh_edge_core::ports::store::Class;
 use eventmesh_edge_core::ports::uplink::{Downward, Outgoing, Uplink, UplinkEvent};
 use eventmesh_edge_standin::StandIn;
 use eventmesh_edge_standin::proto::CloudEvent;
 use eventmesh_edge_standin::proto::cloud_event::Data;
 use eventmesh_edge_uplink_eventmesh::{Address, EventMeshUplink, Options};
+use eventmesh_edge_uplink_testing::events::{event, outgoing_of};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// A test that waits longer has failed. Generous: nothing is decided by it but the end of a hang.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
-pub(crate) const NODE: &str = "plant-7";
+pub(crate) use eventmesh_edge_uplink_testing::events::{NODE, outgoing};
 
 pub(crate) fn address(addr: SocketAddr) -> Address {
     Address { host: addr.ip().to_string(), port: addr.port() }
@@ -37,41 +34,14 @@ pub(crate) fn subscribing(addresses: &[SocketAddr]) -> Options {
     options
 }
 
-pub(crate) fn outgoing(position: u64) -> Outgoing {
-    outgoing_with(position, format!("{{\"n\":{position}}}"), None)
-}
-
 pub(crate) fn outgoing_with(
     position: u64,
     payload: impl Into<Bytes>,
     properties: Option<Properties>,
 ) -> Outgoing {
-    let event = Event {
-        via: if properties.is_some() { Via::Mqtt5 } else { Via::Mqtt3 },
-        qos: Qos::AtLeastOnce,
-        retain: false,
-        source: mqtt_source(NODE, "sensor-12"),
-        id: None,
-        time: Some(Timestamp(1_790_000_000_000)),
-        received: Timestamp(1_790_000_000_000),
-        expires: None,
-        topic: Text::from_static("plant/7/temp"),
-        payload: payload.into(),
-        properties: properties.map(Box::new),
-    };
-    let stored = StoredEvent {
-        position: Position(position),
-        log: LogId(7),
-        sequence: Sequence { source: position, stream: position },
-        event,
-        stored_bytes: 0,
-    };
-    Outgoing {
-        stream: StreamId(1),
-        event: Arc::new(stored),
-        kind: Text::from_static("com.example.t.v1"),
-        again: false,
-    }
+    let via = if properties.is_some() { Via::Mqtt5 } else { Via::Mqtt3 };
+    let properties = properties.map(Box::new);
+    outgoing_of(position, Event { via, payload: payload.into(), properties, ..event(position) })
 }
 
 /// A command as a cloud application publishes it.
