@@ -3,7 +3,6 @@
 use crate::disk::{Disk, DiskEntry, DiskFile, Mode, RealDisk};
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -68,20 +67,8 @@ impl DiskFile for ReadOnlyFile {
         refused()
     }
 
-    fn read_at(&self, mut offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        let mut done = 0;
-        while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            match self.0.read_at(rest, offset) {
-                Ok(0) => break,
-                Ok(n) => {
-                    done += n;
-                    offset += n as u64;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(done)
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        crate::disk::read_at(&self.0, offset, buf)
     }
 
     fn len(&self) -> io::Result<u64> {

@@ -199,12 +199,10 @@ impl Generations for ReadOnlyGenerations {
         stream: StreamNo,
         after: Position,
     ) -> Result<(u64, u64, Option<u64>), BackingError> {
-        let extents = self.sealed.get(&generation).map(|known| known.summary.extents.as_slice());
-        match extents.unwrap_or_default().iter().find(|extent| extent.stream == stream) {
-            None => Ok((0, 0, None)),
-            Some(extent) if after >= extent.last => Ok((0, 0, None)),
-            Some(extent) if after < extent.first => Ok((extent.events, extent.bytes, Some(extent.oldest_ms))),
-            Some(_) => self.reader(generation)?.count_after(stream, after),
+        let Some(known) = self.sealed.get(&generation) else { return Ok((0, 0, None)) };
+        match known.summary.count_after(stream, after) {
+            Some(counted) => Ok(counted),
+            None => self.reader(generation)?.count_after(stream, after),
         }
     }
 

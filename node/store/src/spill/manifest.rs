@@ -44,6 +44,21 @@ pub(super) struct Summary {
     pub(super) extents: Vec<Extent>,
 }
 
+impl Summary {
+    /// Events, stored bytes and earliest receipt of a stream behind a position, where that is all of them or none: `None` if only
+    /// the database can tell.
+    pub(super) fn count_after(&self, stream: StreamNo, after: Position) -> Option<(u64, u64, Option<u64>)> {
+        match self.extents.iter().find(|extent| extent.stream == stream) {
+            None => Some((0, 0, None)),
+            Some(extent) if after >= extent.last => Some((0, 0, None)),
+            Some(extent) if after < extent.first => {
+                Some((extent.events, extent.bytes, Some(extent.oldest_ms)))
+            }
+            Some(_) => None,
+        }
+    }
+}
+
 /// All of it; the blocks in the order of the extents.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Manifest {

@@ -233,16 +233,9 @@ impl Generations for SledGenerations {
         stream: StreamNo,
         after: Position,
     ) -> Result<(u64, u64, Option<u64>), BackingError> {
-        let extents = self.sealed.get(&generation).map(|sealed| sealed.summary.extents.as_slice());
-        let extent = extents.unwrap_or_default().iter().find(|extent| extent.stream == stream);
-        // All or nothing needs no database.
-        match extent {
-            None => return Ok((0, 0, None)),
-            Some(extent) if after >= extent.last => return Ok((0, 0, None)),
-            Some(extent) if after < extent.first => {
-                return Ok((extent.events, extent.bytes, Some(extent.oldest_ms)));
-            }
-            Some(_) => {}
+        let Some(sealed) = self.sealed.get(&generation) else { return Ok((0, 0, None)) };
+        if let Some(known) = sealed.summary.count_after(stream, after) {
+            return Ok(known);
         }
         let outcome = self.reader(generation)?.count_after(stream, after);
         if outcome.is_err() {
