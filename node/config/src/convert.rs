@@ -44,7 +44,7 @@ impl Config {
     }
 }
 
-fn stream_spec(stream: &crate::model::Stream) -> StreamSpec {
+pub(crate) fn stream_spec(stream: &crate::model::Stream) -> StreamSpec {
     StreamSpec {
         name: Text::from(stream.name.to_string()),
         uplinks: stream.uplinks.iter().map(|uplink| UplinkId(index(*uplink))).collect(),

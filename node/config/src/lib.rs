@@ -6,6 +6,7 @@
 //! this crate reads is the configuration itself; certificates and password files are opened by whoever uses them.
 
 mod convert;
+mod diff;
 mod environment;
 mod eventmesh;
 mod http;
@@ -15,11 +16,13 @@ mod read;
 mod resolve;
 mod sections;
 mod setting;
+mod slots;
 mod suggest;
 mod summary;
 mod telemetry;
 mod units;
 
+pub use diff::{KeyChange, Plan, ReaderChange, StreamChange, UplinkChange, UplinkDiff};
 pub use environment::{Environment, PREFIX, ProcessEnvironment, variable_for};
 pub use eventmesh::{ConsumeMode, EventMesh};
 pub use http::{Http, HttpAuth, HttpAuthKind, HttpMode, HttpUrl, OAuth2, OAuthClientAuth};
@@ -32,6 +35,7 @@ pub use problem::{LoadError, Problem, Problems};
 pub use resolve::reserve;
 pub use sections::ADMIN_SOCKET;
 pub use setting::{Endpoint, Name, Secret};
+pub use slots::Slots;
 pub use units::{ByteSize, UnitError, parse_size, parse_time, show_time};
 
 use read::{Outcome, Reader};

@@ -98,6 +98,53 @@ pub struct StoreSpec {
     pub mailboxes_max_bytes: u64,
 }
 
+/// Other streams, uplinks and budgets, while the store is open (docs/adr/0009).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reshape {
+    /// What the store shall be like. Streams and uplinks that are there keep their numbers and names, new ones follow
+    /// behind; a stream that is not used any more stays, without uplinks. Limits that are no stream's cannot change.
+    pub spec: StoreSpec,
+    /// Of the consumers that `spec` does not have any more: those that shall get what waits for them by now, and nothing
+    /// that comes later. They are consumers until they are not named here any more.
+    pub drain: Vec<Consumer>,
+    /// Those whose events are given up, counted with [`LossReason::StreamRemoved`].
+    pub drop: Vec<Consumer>,
+}
+
+/// Why a [`Reshape`] was not made. Nothing has changed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ReshapeError {
+    /// Not what an open store can become.
+    #[error("{0}")]
+    Spec(String),
+    /// Nobody has said what becomes of what waits (P2).
+    #[error("{events} events wait for {consumer:?}, which would have no place any more: drain it or drop it")]
+    Waiting {
+        /// For whom.
+        consumer: Consumer,
+        /// How many.
+        events: u64,
+    },
+    /// The change could not be made durable, or what waits could not be counted.
+    #[error("write store: {0}")]
+    Io(#[source] Arc<std::io::Error>),
+    /// The store is shutting down.
+    #[error("store is closed")]
+    Closed,
+}
+
+impl ReshapeError {
+    /// What the caller can do.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            ReshapeError::Io(_) => Class::Retry,
+            ReshapeError::Spec(_) | ReshapeError::Waiting { .. } => Class::Reject,
+            ReshapeError::Closed => Class::Fatal,
+        }
+    }
+}
+
 /// Everything that becomes durable together.
 #[derive(Clone, Debug, Default)]
 pub struct Commit {
@@ -508,6 +555,20 @@ pub trait Store: Send + Sync {
     ///
     /// Never blocks on the disk. The caller bounds what it has outstanding.
     fn submit(&self, commit: Commit, done: Completion<Result<Committed, CommitError>>);
+
+    /// Becomes what a store opened with [`Reshape::spec`] would be, between two commits; `done` is called when that is
+    /// durable, or with the reason why nothing has changed.
+    ///
+    /// A new consumer begins at the end of its stream if other uplinks read it; where nobody did it gets what waited
+    /// ([`UplinkId::NONE`]). A consumer that was to be drained and is in the spec again goes on where it stands. What a
+    /// consumer leaves behind is given up only by name ([`Reshape::drop`]); nothing that comes after the change is routed to
+    /// it. A start with another spec does the same by itself, except that nobody can be asked there: what waits for an
+    /// uplink that is gone is counted, unless another one takes it over; and a new uplink begins at the oldest event that is
+    /// there, because a start cannot tell a new one from one whose cursor was damaged (P6).
+    fn reshape(&self, change: Reshape, done: Completion<Result<(), ReshapeError>>) {
+        drop(change);
+        done(Err(ReshapeError::Spec("this store cannot change while it is open".to_owned())));
+    }
 
     /// Reads a consumer's events. `done` may be called before this returns, when the answer is in memory.
     fn read(&self, read: Read, done: Completion<Result<Batch, ReadError>>);
