@@ -10,192 +10,42 @@
 //! Deliveries, PINGRESP and the end of the connection do not wait.
 //!
 //! - `connect`: CONNECT, login, claim of the client id, CONNACK, resumption
-//! - `inbound`: PUBLISH and its QoS flows, SUBSCRIBE, UNSUBSCRIBE, the batch of one read and its completion
+//! - `inbound`: PUBLISH and its QoS flows; `subscribe`: SUBSCRIBE and UNSUBSCRIBE
+//! - `commit`: the batch of one read, its completion, changes that nobody waits for; `answers`: what is written then
 //! - `outbound`: deliveries, the send window, packet identifiers, the mailbox
 //! - `end`: DISCONNECT, keep alive, take-over, will, what is kept
+//! - `state`: the session; `records`: what of it is on disk; `limits` and `io`: what the shell passes in and gets out
 
+mod answers;
+mod commit;
 mod connect;
 mod end;
 mod inbound;
+mod io;
+mod limits;
 mod outbound;
 pub(crate) mod records;
+mod state;
+mod subscribe;
 #[cfg(test)]
 mod tests;
 
-use crate::clients::Sessions;
-use crate::codec::{Connect, DecodeError, Packet, Version, Will};
-use crate::outlet::{Event, Link, QueueBounds};
+pub use io::{Action, Context, Input, Login, Output};
+pub use limits::{Limits, WhenFull};
+pub use state::{PendingWill, Session};
+
+use crate::codec::{Connect, Packet, Version, Will};
+use crate::outlet::{Event, Link};
 use crate::reason::Reason;
-use bytes::{Bytes, BytesMut};
+use commit::{Batch, Outstanding, Purpose};
 use eventmesh_edge_core::Text;
-use eventmesh_edge_core::event::{Event as CoreEvent, Position, Qos, Timestamp};
-use eventmesh_edge_core::ports::hub::{
-    Delivery, Hub, Principal, Publication, Submission, SubscribeOptions, SubscriberId,
-};
-use eventmesh_edge_core::ports::store::{SessionNo, StateChange};
+use eventmesh_edge_core::event::Position;
+use eventmesh_edge_core::ports::hub::{Delivery, Principal, SubscribeOptions};
 use eventmesh_edge_core::topic::TopicFilter;
-use records::Inbound;
-use std::collections::{HashMap, VecDeque};
+use state::{Flight, Step};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// What a client meets when the stream it publishes to is full and its policy is `refuse` (P5).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum WhenFull {
-    /// The answer comes when there is room again; the socket is not read meanwhile.
-    #[default]
-    Withhold,
-    /// MQTT 5: PUBACK or PUBREC 0x97. MQTT 3.x has no code for it: the connection is closed.
-    Reject,
-}
-
-/// Limits and policies of one listener's connections.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Largest payload.
-    pub payload_max_bytes: u32,
-    /// PUBLISH with QoS 1 and 2 that a client may have unanswered (Receive Maximum of the node).
-    pub receive_maximum: u16,
-    /// Topic aliases that a client may set.
-    pub topic_alias_maximum: u16,
-    /// PUBLISH with QoS 1 and 2 that the node has unanswered at a client; its own Receive Maximum may be lower.
-    pub send_window: u16,
-    /// Longest Keep Alive that an MQTT 5 client gets (Server Keep Alive); `None` lets it choose, 0 included.
-    pub keep_alive_max_secs: Option<u16>,
-    /// From accept to CONNACK.
-    pub connect_timeout: Duration,
-    /// See [`WhenFull`].
-    pub when_full: WhenFull,
-    /// Let clients in that show no user name (P7).
-    pub anonymous: bool,
-    /// There is somebody to check user names.
-    pub has_authenticator: bool,
-    /// Subscriptions per session.
-    pub subscriptions_max: usize,
-    /// The delivery queue of each connection.
-    pub queue: QueueBounds,
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
-            payload_max_bytes: 256 * 1024,
-            receive_maximum: 1024,
-            topic_alias_maximum: 16,
-            send_window: 100,
-            keep_alive_max_secs: None,
-            connect_timeout: Duration::from_secs(10),
-            when_full: WhenFull::Withhold,
-            anonymous: false,
-            has_authenticator: false,
-            subscriptions_max: 1000,
-            queue: QueueBounds { max_events: 1000, max_bytes: 1024 * 1024 },
-        }
-    }
-}
-
-impl Limits {
-    /// Largest packet: the payload, the longest topic, and room for properties.
-    #[must_use]
-    pub fn packet_max_bytes(&self) -> u32 {
-        const TOPIC_AND_PROPERTIES: u32 = 72 * 1024;
-        self.payload_max_bytes.saturating_add(TOPIC_AND_PROPERTIES).min(268_435_460)
-    }
-}
-
-/// What the machine may look at while it handles one input.
-#[derive(Clone, Copy)]
-pub struct Context<'a> {
-    /// Monotonic time.
-    pub now: Duration,
-    /// Wall clock.
-    pub wall: Timestamp,
-    /// The client table.
-    pub sessions: &'a Sessions,
-    /// The listener's limits.
-    pub limits: &'a Limits,
-}
-
-impl<'a> Context<'a> {
-    fn hub(&self) -> &'a dyn Hub {
-        self.sessions.hub()
-    }
-}
-
-/// What happened.
-pub enum Input {
-    /// A packet was decoded. Follow the last one of a read with [`Input::ReadDone`].
-    Packet(Packet),
-    /// The bytes were not a packet, or not one for us.
-    Bad(DecodeError),
-    /// Nothing more was decoded from this read.
-    ReadDone,
-    /// From the link.
-    Event(Event),
-    /// Deliveries may wait in the link, or there is room in the output again.
-    Pump,
-    /// Every byte of the output so far was taken by the socket.
-    Flushed,
-    /// A deadline may have passed.
-    Tick,
-    /// The socket is closed or broken.
-    Gone,
-}
-
-/// What to do.
-#[derive(Debug, Default)]
-pub struct Output {
-    /// For the socket, in order, before anything that comes later.
-    pub bytes: BytesMut,
-    /// In order.
-    pub actions: Vec<Action>,
-}
-
-/// Something that needs the world.
-#[derive(Debug)]
-pub enum Action {
-    /// Check the login; answer with [`Event::Authenticated`].
-    Authenticate(Box<Login>),
-    /// Commit; answer with [`Event::Completed`] carrying the token.
-    Submit {
-        /// To be returned.
-        token: u64,
-        /// What to commit.
-        submission: Submission,
-    },
-    /// Read the mailbox; answer with [`Event::Mailbox`].
-    ReadMailbox {
-        /// To be returned.
-        generation: u64,
-        /// Whose.
-        session: SessionNo,
-        /// After which position.
-        after: Position,
-        /// At most how many.
-        max_events: usize,
-    },
-    /// The connection has been waiting for the store for long: has the client given up? Then [`Input::Gone`].
-    Probe,
-    /// Write what is in the output and close. The machine has ended; nothing is sent after this.
-    Close(Reason),
-}
-
-/// What a client showed at CONNECT.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Login {
-    /// Client identifier.
-    pub client_id: Text,
-    /// User name.
-    pub username: Text,
-    /// Password.
-    pub password: Option<Bytes>,
-}
-
-impl std::fmt::Debug for Login {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Login").field("username", &self.username).finish_non_exhaustive()
-    }
-}
 
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,153 +62,6 @@ pub enum Phase {
     Open,
     /// Over.
     Ended,
-}
-
-/// A session: what outlives a connection if it is persistent, and ends with it if not.
-pub struct Session {
-    pub(crate) client_id: Text,
-    pub(crate) principal: Principal,
-    /// CloudEvents `source` of everything this client publishes.
-    source: Text,
-    /// Set for a persistent session.
-    pub(crate) number: Option<SessionNo>,
-    pub(crate) expiry_secs: u32,
-    pub(crate) subscriber: Option<SubscriberId>,
-    pub(crate) link: Arc<Link>,
-    /// What it subscribes to.
-    pub(crate) filters: HashMap<Text, SubscribeOptions>,
-    /// Publishes received whose packet identifier is not free: QoS 2 until PUBREL; QoS 1 of a persistent session until
-    /// the PUBACK was written.
-    pub(crate) inbound: HashMap<u16, Inbound>,
-    /// The client's packet identifiers go further than two batches reach, so none comes again right after its PUBACK.
-    counts_up: bool,
-    /// Some of `inbound` may be unsure.
-    resends_due: bool,
-    /// Messages sent and not answered, in the order sent.
-    pub(crate) flights: VecDeque<Flight>,
-    last_pid: u16,
-    /// Everything in the mailbox up to here was given a packet identifier, or given up.
-    sent_through: Position,
-    outstanding: VecDeque<Outstanding>,
-    /// Changes that nobody waits for; they go with the next submission.
-    lazy: Vec<StateChange>,
-    next_token: u64,
-    /// Of a connection that was lost and whose Will Delay has not passed.
-    pub(crate) will: Option<Box<PendingWill>>,
-}
-
-/// A will that waits for its delay, or for the end of its session.
-#[derive(Debug)]
-pub struct PendingWill {
-    pub(crate) event: CoreEvent,
-    pub(crate) delay: Duration,
-}
-
-/// A message of QoS 1 or 2 on its way to the client.
-#[derive(Debug)]
-pub(crate) struct Flight {
-    pub(crate) pid: u16,
-    pub(crate) qos: Qos,
-    pub(crate) step: Step,
-    /// Its place in the mailbox; `None` if it lives in memory only.
-    pub(crate) position: Option<Position>,
-    /// Sent on the present connection: it takes a place in the client's Receive Maximum.
-    on_wire: bool,
-    /// Kept where it could not be read again: not yet sent, or not in a mailbox.
-    delivery: Option<Box<Delivery>>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Step {
-    /// QoS 2 of a persistent session: the packet identifier is being made durable.
-    Preparing,
-    /// PUBLISH is out, or may be.
-    Sent,
-    /// PUBREC was received, PUBREL is out.
-    Released,
-}
-
-/// A submission whose completion something waits for.
-#[derive(Debug)]
-struct Outstanding {
-    token: u64,
-    /// Which connection of the session made it; the answers are for that one alone.
-    generation: u64,
-    purpose: Purpose,
-}
-
-#[derive(Debug)]
-enum Purpose {
-    /// The batch of one read. `plain`: its changes that refer to no publication, kept only where a full stream may
-    /// refuse the publications alone.
-    Answers { answers: Vec<Answer>, plain: Vec<StateChange> },
-    /// The same after a full stream refused its publications: state changes alone.
-    AnswersAfterRefusal(Vec<Answer>),
-    /// CONNACK.
-    Open,
-    /// Packet identifiers of QoS 2 messages.
-    Prepare(Vec<u16>),
-    /// Nobody waits.
-    Lazy,
-}
-
-/// An answer that waits for its submission; its effect on the session waits with it.
-#[derive(Debug)]
-enum Answer {
-    /// QoS 1. `event` is the index of the publication, `None` for a resend of one that is stored.
-    PubAck {
-        pid: u16,
-        event: Option<usize>,
-        refused: Option<Reason>,
-    },
-    /// QoS 2, likewise.
-    PubRec {
-        pid: u16,
-        event: Option<usize>,
-        refused: Option<Reason>,
-    },
-    /// QoS 2, released.
-    PubComp {
-        pid: u16,
-        known: bool,
-    },
-    /// Answer to PUBREC for one of ours.
-    PubRel {
-        pid: u16,
-        known: bool,
-    },
-    SubAck {
-        pid: u16,
-        codes: Vec<u8>,
-        undo: Undo,
-        retained: Vec<(TopicFilter, SubscribeOptions)>,
-    },
-    UnsubAck {
-        pid: u16,
-        codes: Vec<u8>,
-        undo: Undo,
-    },
-}
-
-/// What was subscribed before a SUBSCRIBE or UNSUBSCRIBE that is not durable yet; `None`: nothing.
-type Undo = Vec<(TopicFilter, Option<SubscribeOptions>)>;
-
-/// What one read amounts to.
-#[derive(Default)]
-struct Batch {
-    publications: Vec<Publication>,
-    /// What those take.
-    bytes: usize,
-    state: Vec<StateChange>,
-    answers: Vec<Answer>,
-}
-
-impl Batch {
-    fn push(&mut self, publication: Publication) {
-        let event = &publication.event;
-        self.bytes += event.payload.len() + event.topic.len() + event.source.len();
-        self.publications.push(publication);
-    }
 }
 
 /// What is known between CONNECT and CONNACK.
@@ -612,50 +315,6 @@ impl Machine {
             self.submit_lazy(out);
         }
     }
-
-    fn submit(&mut self, purpose: Purpose, mut submission: Submission, out: &mut Output) {
-        let Some(session) = self.session.as_mut() else { return };
-        if !session.lazy.is_empty() {
-            // They happened before what is submitted now: a packet identifier is freed, then used again.
-            let mut state = std::mem::take(&mut session.lazy);
-            state.append(&mut submission.state);
-            submission.state = state;
-        }
-        self.lazy_due = None;
-        submission.origin = session.subscriber;
-        session.next_token += 1;
-        let token = session.next_token;
-        session.outstanding.push_back(Outstanding { token, generation: self.generation, purpose });
-        out.actions.push(Action::Submit { token, submission });
-    }
-
-    /// Changes that go with the next submission.
-    fn leave_for_later(&mut self, state: Vec<StateChange>) {
-        if let Some(session) = self.session.as_mut() {
-            session.lazy.extend(state);
-        }
-    }
-
-    fn submit_lazy(&mut self, out: &mut Output) {
-        if self.session.as_ref().is_some_and(|session| !session.lazy.is_empty()) {
-            self.submit(Purpose::Lazy, Submission::default(), out);
-        }
-        self.lazy_due = None;
-    }
-
-    fn schedule_lazy(&mut self, cx: &Context<'_>, out: &mut Output) {
-        let waiting = self.session.as_ref().map_or(0, |session| session.lazy.len());
-        if waiting >= LAZY_MAX && !self.has_outstanding_lazy() {
-            self.submit_lazy(out);
-        } else if waiting > 0 && self.lazy_due.is_none() && self.phase == Phase::Open {
-            self.lazy_due = Some(cx.now + LAZY_DELAY);
-        }
-    }
-
-    fn has_outstanding_lazy(&self) -> bool {
-        let lazy = |o: &Outstanding| matches!(o.purpose, Purpose::Lazy);
-        self.session.as_ref().is_some_and(|session| session.outstanding.iter().any(lazy))
-    }
 }
 
 /// How a connection ends.
@@ -669,41 +328,4 @@ enum End {
     Lost,
     /// The node ends it, for this reason.
     Failed(Reason),
-}
-
-impl Session {
-    fn source(&self) -> &Text {
-        &self.source
-    }
-
-    /// The same session, resumed by a client that showed who it is (or another name for it).
-    fn now_of(&mut self, principal: Principal, sessions: &Sessions) {
-        if self.principal != principal {
-            self.source = sessions.source(&principal);
-            self.principal = principal;
-        }
-    }
-
-    pub(crate) fn new(client_id: Text, principal: Principal, source: Text, link: Arc<Link>) -> Session {
-        Session {
-            client_id,
-            principal,
-            source,
-            number: None,
-            expiry_secs: 0,
-            subscriber: None,
-            link,
-            filters: HashMap::new(),
-            inbound: HashMap::new(),
-            counts_up: false,
-            resends_due: false,
-            flights: VecDeque::new(),
-            last_pid: 0,
-            sent_through: Position::ZERO,
-            outstanding: VecDeque::new(),
-            lazy: Vec::new(),
-            next_token: 0,
-            will: None,
-        }
-    }
 }

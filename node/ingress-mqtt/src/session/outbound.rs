@@ -7,7 +7,7 @@
 //! QoS 2 messages have their old identifiers; a QoS 1 message that was not answered comes under a new one, which costs
 //! nothing but a PUBACK that the client cannot place.
 
-use super::Answer;
+use super::answers::Answer;
 use super::records::{self, OutboundRecord};
 use super::{
     Action, Context, Feed, Flight, LAZY_MAX, MAILBOX_PIECE, Machine, OUTPUT_HIGH_WATER_BYTES, Output,

@@ -1,0 +1,114 @@
+//! A session: what outlives a connection if it is persistent.
+
+use super::commit::Outstanding;
+use super::records::Inbound;
+use crate::clients::Sessions;
+use crate::outlet::Link;
+use eventmesh_edge_core::Text;
+use eventmesh_edge_core::event::{Event as CoreEvent, Position, Qos};
+use eventmesh_edge_core::ports::hub::{Delivery, Principal, SubscribeOptions, SubscriberId};
+use eventmesh_edge_core::ports::store::{SessionNo, StateChange};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A session: what outlives a connection if it is persistent, and ends with it if not.
+pub struct Session {
+    pub(crate) client_id: Text,
+    pub(crate) principal: Principal,
+    /// CloudEvents `source` of everything this client publishes.
+    pub(super) source: Text,
+    /// Set for a persistent session.
+    pub(crate) number: Option<SessionNo>,
+    pub(crate) expiry_secs: u32,
+    pub(crate) subscriber: Option<SubscriberId>,
+    pub(crate) link: Arc<Link>,
+    /// What it subscribes to.
+    pub(crate) filters: HashMap<Text, SubscribeOptions>,
+    /// Publishes received whose packet identifier is not free: QoS 2 until PUBREL; QoS 1 of a persistent session until
+    /// the PUBACK was written.
+    pub(crate) inbound: HashMap<u16, Inbound>,
+    /// The client's packet identifiers go further than two batches reach, so none comes again right after its PUBACK.
+    pub(super) counts_up: bool,
+    /// Some of `inbound` may be unsure.
+    pub(super) resends_due: bool,
+    /// Messages sent and not answered, in the order sent.
+    pub(crate) flights: VecDeque<Flight>,
+    pub(super) last_pid: u16,
+    /// Everything in the mailbox up to here was given a packet identifier, or given up.
+    pub(super) sent_through: Position,
+    pub(super) outstanding: VecDeque<Outstanding>,
+    /// Changes that nobody waits for; they go with the next submission.
+    pub(super) lazy: Vec<StateChange>,
+    pub(super) next_token: u64,
+    /// Of a connection that was lost and whose Will Delay has not passed.
+    pub(crate) will: Option<Box<PendingWill>>,
+}
+
+/// A will that waits for its delay, or for the end of its session.
+#[derive(Debug)]
+pub struct PendingWill {
+    pub(crate) event: CoreEvent,
+    pub(crate) delay: Duration,
+}
+
+/// A message of QoS 1 or 2 on its way to the client.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    pub(crate) pid: u16,
+    pub(crate) qos: Qos,
+    pub(crate) step: Step,
+    /// Its place in the mailbox; `None` if it lives in memory only.
+    pub(crate) position: Option<Position>,
+    /// Sent on the present connection: it takes a place in the client's Receive Maximum.
+    pub(super) on_wire: bool,
+    /// Kept where it could not be read again: not yet sent, or not in a mailbox.
+    pub(super) delivery: Option<Box<Delivery>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// QoS 2 of a persistent session: the packet identifier is being made durable.
+    Preparing,
+    /// PUBLISH is out, or may be.
+    Sent,
+    /// PUBREC was received, PUBREL is out.
+    Released,
+}
+
+impl Session {
+    pub(super) fn source(&self) -> &Text {
+        &self.source
+    }
+
+    /// The same session, resumed by a client that showed who it is (or another name for it).
+    pub(super) fn now_of(&mut self, principal: Principal, sessions: &Sessions) {
+        if self.principal != principal {
+            self.source = sessions.source(&principal);
+            self.principal = principal;
+        }
+    }
+
+    pub(crate) fn new(client_id: Text, principal: Principal, source: Text, link: Arc<Link>) -> Session {
+        Session {
+            client_id,
+            principal,
+            source,
+            number: None,
+            expiry_secs: 0,
+            subscriber: None,
+            link,
+            filters: HashMap::new(),
+            inbound: HashMap::new(),
+            counts_up: false,
+            resends_due: false,
+            flights: VecDeque::new(),
+            last_pid: 0,
+            sent_through: Position::ZERO,
+            outstanding: VecDeque::new(),
+            lazy: Vec::new(),
+            next_token: 0,
+            will: None,
+        }
+    }
+}
