@@ -10,6 +10,7 @@
 //! h | 'e'                          number u64                           newest entry of the ledger ever made
 //! h | 'i'                          epoch u32, log id u32, each           log ids, if the directory moved
 //! h | 'm'                          bytes u64                            stored bytes of the events in `m`
+//! h | 'p'                          position u64                         last durable one when the newest segment began
 //! k | session u64 | last position u64       block: position step, stored bytes, options each   claims of a session
 //! l | stream u32 | uplink u32 | reason u8   events, bytes, first, last: u64 each     ledger: totals
 //! m | position u64                 record body                          event that mailboxes wait for, once
@@ -45,6 +46,7 @@ pub(crate) const BODIES: &[u8] = b"hm";
 pub(crate) const SPACES: &[u8] = b"hi";
 pub(crate) const LEDGER_CUT: &[u8] = b"hc";
 pub(crate) const LEDGER_NO: &[u8] = b"he";
+pub(crate) const LAST: &[u8] = b"hp";
 pub(crate) const LEDGER_FORGET: &[u8] = b"hf";
 
 fn key(kind: u8, parts: &[&[u8]]) -> Bytes {
@@ -78,6 +80,11 @@ pub(crate) fn counted(segment: u32, from: u32) -> Bytes {
 
 pub(crate) fn cursor(stream: StreamNo, uplink: UplinkNo) -> Bytes {
     key(CURSOR, &[&stream.0.to_be_bytes(), &uplink.0.to_be_bytes()])
+/// A position as a value.
+pub(crate) fn position(position: Position) -> Bytes {
+    Bytes::copy_from_slice(&position.0.to_be_bytes())
+}
+
 }
 
 pub(crate) fn generation(number: u64) -> Bytes {

@@ -210,7 +210,7 @@ impl Engine {
 
     /// A segment was opened and takes what comes.
     pub(crate) fn segment_opened(&mut self, active: &crate::journal::writer::Active) {
-        self.segments.push_back(Segment::opened(active));
+        self.segments.push_back(Segment::opened(active, self.durable_position));
         self.is_active = true;
         // Each segment names the streams that it speaks of, and where their readers are: should the views be lost, what
         // the journal still holds goes to the right ones.
@@ -226,6 +226,8 @@ impl Engine {
         for (no, name) in self.catalog.uplinks.iter().zip(&self.spec.uplinks) {
             names.views.push((keys::uplink(*no), Some(Bytes::copy_from_slice(name.as_bytes()))));
         }
+        // Should the end of the segment before be damaged one day, this says what stood there.
+        names.views.push((Bytes::from_static(keys::LAST), Some(keys::position(self.durable_position))));
         if self.spaces.has_moved() {
             names.views.push((Bytes::from_static(keys::SPACES), Some(self.spaces.encode())));
         }

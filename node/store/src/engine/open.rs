@@ -58,7 +58,7 @@ struct Walk {
 
 impl Walk {
     fn segment(&mut self, found: &Found) -> Result<(), BackingError> {
-        let mut segment = Segment::new(found.source.clone(), found.header.size, found.header.epoch);
+        let mut segment = Segment::new(found.source.clone(), found.header.size);
         let mut cursor = FrameCursor::new(found.source.clone());
         while let Some(located) = cursor.next() {
             // It parsed when the cursor took it.
@@ -82,6 +82,9 @@ impl Walk {
         segment.last_lsn = frame.lsn;
         self.last = self.last.max(frame.lsn);
         let is_new = frame.lsn > self.applied;
+        if frame.lsn == segment.first_lsn {
+            segment.noted = super::damage::noted_in(frame);
+        }
         let mut for_views = frame.has_more_than_events();
         for item in frame.items() {
             let Ok(Item::Event(entry)) = item else { break };
@@ -185,7 +188,7 @@ impl Engine {
         for found in &recovered.segments {
             walk.segment(found)?;
         }
-        let Walk { mut tables, sequences, segments, newest, last, findings, .. } = walk;
+        let Walk { mut tables, sequences, segments, newest, last, mut findings, .. } = walk;
         if tables.views.applied() < last {
             tables.apply_ops(last, Vec::new(), false);
         }
@@ -215,6 +218,7 @@ impl Engine {
             checkpoint: Checkpoint::Idle,
             counters: Counters::default(),
             disk_refused: false,
+        let newest_noted = remembered.streams.values().map(|(_, newest)| *newest).max();
             io_failed: false,
             room: false,
             given_up: HashSet::new(),
@@ -232,7 +236,8 @@ impl Engine {
         for (number, gap) in &findings.gaps {
             engine.count_gap(*number, gap);
         }
-        engine.count_unreadable(recovered);
+        engine.count_unreadable(&recovered.unreadable);
+        findings.gaps.extend(engine.count_end(applied, found, newest_noted));
         engine.forget_counted(&recovered.unreadable)?;
         engine.count_lost_generations()?;
         for (number, extents) in unnoted {
@@ -248,6 +253,7 @@ impl Engine {
         &mut self,
         remembered: &Remembered,
     ) -> Result<Vec<(u64, Vec<Extent>)>, BackingError> {
+        let found = engine.last_found();
         let mut unnoted = Vec::new();
         let mut generations = super::read::lock_generations(&self.shared_generations);
         for (number, lsns, extents) in generations.sealed() {
@@ -522,24 +528,6 @@ impl Engine {
             }
         }
         Ok(sum)
-    }
-
-    /// Segments whose headers are gone: what was in them is known only by what stands on both sides.
-    fn count_unreadable(&mut self, recovered: &Recovered) {
-        for number in &recovered.unreadable {
-            let after = self.segments.iter().position(|s| s.number() > *number);
-            let next = after.and_then(|at| self.segments.get(at));
-            let before = after.and_then(|at| self.segments.get(at.checked_sub(1)?));
-            let last =
-                next.map_or(Position::ZERO, |s| Position(s.source.base.first_position.0.saturating_sub(1)));
-            let first = before.map_or(Position::ZERO, |s| s.last_position).next();
-            let same_epoch = before.zip(next).is_some_and(|(b, n)| b.epoch == n.epoch);
-            let events = if same_epoch { (last.0 + 1).saturating_sub(first.0) } else { 0 };
-            let bytes = u64::from(self.limits.segment_bytes);
-            if self.lose_damaged((*number, 0), events, bytes, (first, last.max(first))) {
-                tracing::error!(segment = number, events, "journal segment is unreadable, counted as lost");
-            }
-        }
     }
 
     /// Generations that the views know and the disk has not: damaged ones that were moved aside.

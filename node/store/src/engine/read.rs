@@ -390,38 +390,6 @@ impl Engine {
         }
     }
 
-    pub(super) fn count_gap(&mut self, number: u32, gap: &Gap) {
-        let Some(at) = self.segments.iter().position(|s| s.number() == number) else { return };
-        let next = self.segments.get(at + 1).map(|s| (s.first_lsn, s.source.base.first_position, s.epoch));
-        let Some(segment) = self.segments.get_mut(at) else { return };
-        if segment.counted_gaps.contains(&gap.from) {
-            return;
-        }
-        segment.counted_gaps.push(gap.from);
-        let (before_lsn, first) = gap.before;
-        let (after_lsn, after) = match (gap.after, next) {
-            (Some(after), _) => after,
-            (None, Some((lsn, position, epoch))) if epoch == segment.epoch => (lsn, position),
-            (None, Some((lsn, _, _))) => (lsn, segment.last_position.next()),
-            (None, None) => (segment.last_lsn, segment.last_position.next()),
-        };
-        let last = Position(after.0.saturating_sub(1)).max(first);
-        let commits = after_lsn.0.saturating_sub(before_lsn.0 + 1);
-        let events = after.0.saturating_sub(first.0);
-        let bytes = u64::from(gap.to - gap.from);
-        if !self.lose_damaged((number, gap.from), events, bytes, (first, last)) {
-            return;
-        }
-        tracing::error!(
-            segment = number,
-            from = gap.from,
-            to = gap.to,
-            commits,
-            events,
-            "journal is damaged here, counted as lost"
-        );
-    }
-
     /// Damaged chunks of a generation that can be read otherwise.
     fn count_extent(&mut self, idx: usize, extent: &Extent) {
         let Some(consumer) = self.catalog.consumer_mut(idx).filter(|c| extent.last > c.acked) else { return };

@@ -12,12 +12,12 @@ use std::sync::Arc;
 pub(crate) struct Segment {
     pub(crate) source: Source,
     pub(crate) bytes: u32,
-    /// Epoch in which its positions were given out.
-    pub(crate) epoch: u32,
     pub(crate) first_lsn: Lsn,
     /// Last durable commit in it; before `first_lsn` while there is none.
     pub(crate) last_lsn: Lsn,
     pub(crate) last_position: Position,
+    /// The last position that was durable when it was opened, as its first frame says.
+    pub(crate) noted: Option<Position>,
     pub(crate) extents: Vec<Extent>,
     /// What somebody needs of it lies in a generation.
     pub(crate) sealed: bool,
@@ -28,7 +28,8 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
-    pub(crate) fn opened(active: &Active) -> Segment {
+    /// The one that takes frames from now on; `last` is the last durable position.
+    pub(crate) fn opened(active: &Active, last: Position) -> Segment {
         let header = &active.header;
         let source = Source {
             number: header.number,
@@ -36,18 +37,18 @@ impl Segment {
             base: active.base(),
             end: End::At(active.offset),
         };
-        Segment::new(source, header.size, header.epoch)
+        Segment { noted: Some(last), ..Segment::new(source, header.size) }
     }
 
-    pub(crate) fn new(source: Source, bytes: u32, epoch: u32) -> Segment {
+    pub(crate) fn new(source: Source, bytes: u32) -> Segment {
         let Base { first_lsn, first_position, .. } = source.base;
         Segment {
             source,
             bytes,
-            epoch,
             first_lsn,
             last_lsn: Lsn(first_lsn.0.saturating_sub(1)),
             last_position: Position(first_position.0.saturating_sub(1)),
+            noted: None,
             extents: Vec::new(),
             sealed: false,
             pin: Arc::new(()),

@@ -43,6 +43,8 @@ pub(crate) struct SegmentFact {
     /// Behind the last good frame.
     pub(crate) end: u32,
     pub(crate) torn_bytes: u64,
+    /// Its last frame is the mark of an orderly end.
+    pub(crate) clean_end: bool,
     pub(crate) gaps: Vec<Gap>,
     /// Records whose checksum holds and which make no sense all the same: where, and which.
     pub(crate) senseless: Vec<(u32, Option<Position>)>,

@@ -17,6 +17,7 @@ pub(crate) fn judge(facts: &Facts) -> Vec<Finding> {
     format(facts.format, &mut findings);
     meta(&facts.meta, &mut findings);
     journal(&facts.journal, &mut findings);
+    end(&facts.journal, &facts.sides, &mut findings);
     for generation in &facts.generations {
         self::generation(generation, &mut findings);
     }
@@ -176,6 +177,24 @@ fn continuity(before: &SegmentFact, after: &SegmentFact, facts: &JournalFacts, f
             after.first_lsn.0, before.last_lsn.0
         );
         findings.push(found.at(0, u64::from(HEADER_BYTES)).what(what).effect("what is between is gone"));
+    }
+}
+
+/// Nothing stands behind the end of the journal: only the views can tell that something is missing there.
+fn end(facts: &JournalFacts, sides: &[SideFact], findings: &mut Vec<Finding>) {
+    let Some(newest) = facts.segments.last() else { return };
+    let proven = sides.iter().filter_map(|side| side_lsn(&side.state)).max().unwrap_or(0);
+    let found = |severity| {
+        Finding::new(severity, FileKind::JournalFrame, newest.file.as_str()).at(u64::from(newest.end), 0)
+    };
+    if proven > newest.last_lsn.0 {
+        let what = format!("the journal ends with commit {}, the views have {proven}", newest.last_lsn.0);
+        let effect = "the next start counts the events between in the ledger as damaged";
+        findings.push(found(Severity::Damage).what(what).effect(effect));
+    } else if newest.commits > 0 && !newest.clean_end && newest.torn_bytes == 0 {
+        let what = "no mark of an orderly end: the node was killed, or lost its power";
+        let effect = "this is taken for the end: whoever was answered stands before it, unless the disk lost it";
+        findings.push(found(Severity::Note).what(what).effect(effect));
     }
 }
 
@@ -371,6 +390,7 @@ mod tests {
             events: 40,
             end: 5000,
             torn_bytes: 0,
+            clean_end: number == 2,
             gaps: Vec::new(),
             senseless: Vec::new(),
         }
@@ -430,6 +450,23 @@ mod tests {
         facts.journal.segments[1].number = 3;
         facts.journal.unreadable.push((2, "journal/00000002.seg".to_owned(), false));
         assert!(only(&facts).what.contains("missing"));
+    }
+
+    #[test]
+    fn an_end_is_damage_only_where_the_views_know_of_more() {
+        let mut facts = facts();
+        let sound = |lsn| SideFact { label: "views-a", state: SideState::Sound { lsn: Lsn(lsn), parts: 4, bytes: 90 } };
+        facts.sides = vec![sound(19)];
+        assert_eq!(judge(&facts), []);
+        facts.journal.segments[1].clean_end = false;
+        assert_eq!(only(&facts).severity, Severity::Note);
+        facts.journal.segments[1].torn_bytes = 9;
+        assert_eq!(only(&facts).severity, Severity::Torn);
+        facts.journal.segments[1].torn_bytes = 0;
+        facts.sides = vec![sound(22)];
+        let finding = only(&facts);
+        assert_eq!((finding.severity, finding.offset), (Severity::Damage, Some(5000)));
+        assert!(finding.what.contains("ends with commit 19, the views have 22"), "{finding}");
     }
 
     #[test]

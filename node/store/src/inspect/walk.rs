@@ -93,6 +93,7 @@ pub(crate) fn segment(found: &Found) -> SegmentFact {
         events: 0,
         end: HEADER_BYTES,
         torn_bytes: 0,
+        clean_end: false,
         gaps: Vec::new(),
         senseless: Vec::new(),
     };
@@ -104,6 +105,7 @@ pub(crate) fn segment(found: &Found) -> SegmentFact {
     }
     fact.end = cursor.offset();
     fact.torn_bytes = cursor.torn_bytes;
+    fact.clean_end = cursor.clean_end;
     fact.gaps = cursor.gaps;
     fact
 }

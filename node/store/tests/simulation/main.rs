@@ -7,6 +7,7 @@
 
 mod clones;
 mod damage;
+mod ends;
 mod mailboxes;
 mod power;
 mod space;
