@@ -6,33 +6,26 @@
 //! has let go: a session is never in two hands. One table serves all listeners, so that a device may come back on
 //! another port.
 
+mod restore;
+mod wills;
+
+pub use restore::{Restored, SessionStore};
+
 use crate::outlet::{Event, Link, QueueBounds};
-use crate::session::records::{self, Inbound, OutboundRecord, SessionRecord};
-use crate::session::{PendingWill, Session};
+use crate::session::will::WillNo;
+use crate::session::{PendingWill, Session, records};
 use crate::stats::Stats;
 use bytes::Bytes;
 use eventmesh_edge_core::Text;
-use eventmesh_edge_core::event::Timestamp;
 use eventmesh_edge_core::mapping::{LoopGuard, anonymous_mqtt_source, mqtt_source};
 use eventmesh_edge_core::ports::clock::Clock;
-use eventmesh_edge_core::ports::hub::{Hub, Principal, Publication, Submission};
-use eventmesh_edge_core::ports::store::{ReadError, SessionNo, StateChange, StateValue, Table as Stored};
-use eventmesh_edge_core::topic::TopicFilter;
+use eventmesh_edge_core::ports::hub::{Hub, Principal, Submission, SubscriberId};
+use eventmesh_edge_core::ports::store::{CommitError, SessionNo, StateChange, StateValue, Table as Stored};
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-
-/// What the table reads at the start; the daemon adapts the store's `scan` to it.
-pub trait SessionStore {
-    /// Up to `max` entries of `table` after the key `after`, in key order.
-    ///
-    /// # Errors
-    /// [`ReadError`] if the store cannot be read.
-    fn scan(&self, table: Stored, after: Option<&[u8]>, max: usize)
-    -> Result<Vec<(Bytes, Bytes)>, ReadError>;
-}
 
 /// Limits of the table (P5).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,19 +67,6 @@ pub enum Claim {
     NotYours,
 }
 
-/// What a start found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Restored {
-    /// Sessions.
-    pub sessions: u64,
-    /// Subscriptions.
-    pub subscriptions: u64,
-    /// Records that did not decode, or are of a later version: skipped.
-    pub skipped: u64,
-    /// Records of sessions that no longer exist: removed.
-    pub orphans: u64,
-}
-
 /// The table.
 pub struct Sessions {
     hub: Arc<dyn Hub>,
@@ -99,6 +79,10 @@ pub struct Sessions {
     ids: RandomState,
     assigned: AtomicU64,
     generations: AtomicU64,
+    /// The number that the next will gets.
+    wills: AtomicU64,
+    /// Wills that are due and could not be stored.
+    failed_wills: Arc<wills::Failed>,
 }
 
 #[derive(Default)]
@@ -136,13 +120,10 @@ struct Away {
 
 /// What the passing of time has brought to a client that is away.
 enum Due {
-    Will(Box<PendingWill>),
+    Will(Box<PendingWill>, Option<SubscriberId>),
     End(Box<Session>),
     Nothing,
 }
-
-/// What a start finds, each with the time at which it ends.
-type Kept = HashMap<SessionNo, (Box<Session>, Option<Duration>)>;
 
 /// Numbers are marked as used in blocks, two ahead: the mark on disk is right although commits may overtake each other.
 const NUMBER_BLOCK: u64 = 1024;
@@ -161,6 +142,8 @@ impl Sessions {
             ids: RandomState::new(),
             assigned: AtomicU64::new(0),
             generations: AtomicU64::new(0),
+            wills: AtomicU64::new(1),
+            failed_wills: Arc::default(),
         }
     }
 
@@ -221,6 +204,10 @@ impl Sessions {
         self.generations.fetch_add(1, Ordering::Relaxed) + 1
     }
 
+    pub(crate) fn next_will(&self) -> WillNo {
+        WillNo(self.wills.fetch_add(1, Ordering::Relaxed))
+    }
+
     /// A client id that nobody has and nobody can guess [MQTT-3.1.3-7].
     pub(crate) fn assign_client_id(&self) -> Text {
         let count = self.assigned.fetch_add(1, Ordering::Relaxed);
@@ -255,6 +242,7 @@ impl Sessions {
         link: &Arc<Link>,
         generation: u64,
     ) -> Claim {
+        self.tick(); // its session may have ended, and its will be due, since the clock was last looked at
         let mut table = self.lock();
         let owner = match table.clients.get(client_id) {
             None => None,
@@ -315,7 +303,8 @@ impl Sessions {
         };
         let ends =
             (session.expiry_secs != u32::MAX).then(|| now + Duration::from_secs(session.expiry_secs.into()));
-        table.put_away(client_id.clone(), session, ends, now);
+        let will_due = session.will.as_ref().map(|will| now + will.delay);
+        table.put_away(client_id.clone(), Away { session, ends, will_due });
     }
 
     /// A connection that waited for the client id ends.
@@ -351,7 +340,7 @@ impl Sessions {
         }
         session.link.close();
         if let Some(will) = session.will.take() {
-            self.publish_will(*will);
+            self.publish_will(will, session.subscriber);
         }
         let Some(number) = session.number else { return };
         let delete = |table, key| state.push(records::delete(table, key));
@@ -364,10 +353,11 @@ impl Sessions {
     /// What is due: wills whose delay has passed, sessions that have expired. Cheap when nothing is.
     pub fn tick(&self) {
         let now = self.clock.monotonic();
+        self.retry_wills(now);
         let mut state = Vec::new();
         while let Some(due) = self.next_due(now) {
             match due {
-                Due::Will(will) => self.publish_will(*will),
+                Due::Will(will, publisher) => self.publish_will(will, publisher),
                 Due::End(session) => {
                     self.stats.session_expired();
                     self.end_session(*session, &mut state);
@@ -399,121 +389,17 @@ impl Sessions {
             });
         }
         away.will_due = None;
-        Some(away.session.will.take().map_or(Due::Nothing, Due::Will))
-    }
-
-    fn publish_will(&self, will: PendingWill) {
-        let mut event = will.event;
-        let now = self.clock.now();
-        // It is published now, whenever the client was lost [MQTT-3.1.2-8].
-        event.expires = event.expires.map(|expires| now.after(event.received.until(expires)));
-        event.received = now;
-        event.time = now.is_plausible().then_some(now);
-        let publications = vec![Publication { event, publisher: None }];
-        let submission = Submission { publications, ..Submission::default() };
-        self.hub.submit(submission, Box::new(|result| warn_if_failed("will", result.err())));
-    }
-
-    /// Loads what was kept: sessions and subscriptions are attached to the hub, their clients are away. Call once,
-    /// before the first listener runs. Records that cannot be read are skipped and counted (P6).
-    ///
-    /// # Errors
-    /// [`ReadError`] if the store itself cannot be read.
-    pub fn restore(&self, store: &dyn SessionStore) -> Result<Restored, ReadError> {
-        let mut found = Restored::default();
-        let mut sessions = self.restore_sessions(store, &mut found)?;
-        let mut orphans = Vec::new();
-        each(store, Stored::Subscription, |key, value| {
-            let Some((number, filter)) = records::split_key(key) else { return found.skipped += 1 };
-            let Some((session, _)) = sessions.get_mut(&number) else {
-                return orphans.push((Stored::Subscription, key.clone()));
-            };
-            match self.restore_subscription(session, filter, value) {
-                Some(()) => found.subscriptions += 1,
-                None => found.skipped += 1,
-            }
-        })?;
-        for table in [Stored::Inbound, Stored::Outbound] {
-            each(store, table, |key, value| {
-                let Some((number, rest)) = records::split_key(key) else { return found.skipped += 1 };
-                let Some((session, _)) = sessions.get_mut(&number) else {
-                    return orphans.push((table, key.clone()));
-                };
-                if restore_pid(session, table, rest, value).is_none() {
-                    found.skipped += 1;
-                }
-            })?;
-        }
-        found.orphans = orphans.len() as u64;
-        self.remove_orphans(orphans);
-        found.sessions = sessions.len() as u64;
-        self.restored(sessions);
-        Ok(found)
-    }
-
-    fn restore_sessions(&self, store: &dyn SessionStore, found: &mut Restored) -> Result<Kept, ReadError> {
-        let mut sessions = HashMap::new();
-        let mut next = 1;
-        let (now, wall) = (self.clock.monotonic(), self.clock.now());
-        each(store, Stored::Session, |key, value| {
-            if &key[..] == records::NUMBER_MARK {
-                next = next.max(records::decode_number_mark(value).unwrap_or(0));
-                return;
-            }
-            let client_id = std::str::from_utf8(key).ok().map(Text::from);
-            let Some((client_id, record)) = client_id.zip(SessionRecord::decode(value)) else {
-                return found.skipped += 1;
-            };
-            next = next.max(record.number.0.saturating_add(1));
-            let link = Arc::new(Link::new(self.options.queue));
-            link.close();
-            let source = self.source(&record.principal);
-            let mut session = Session::new(client_id, record.principal.clone(), source, link);
-            session.number = Some(record.number);
-            session.expiry_secs = record.expiry_secs;
-            session.subscriber = Some(self.hub.attach(Some(record.number), None));
-            sessions.insert(record.number, (Box::new(session), ends(&record, now, wall)));
-        })?;
-        let mut table = self.lock();
-        table.next_number = table.next_number.max(next);
-        Ok(sessions)
-    }
-
-    fn restore_subscription(&self, session: &mut Session, filter: &[u8], value: &[u8]) -> Option<()> {
-        let filter = TopicFilter::parse(Text::from(std::str::from_utf8(filter).ok()?)).ok()?;
-        let options = records::decode_subscription(value)?;
-        self.hub.subscribe(session.subscriber?, &filter, options);
-        session.filters.insert(filter.as_text().clone(), options);
-        Some(())
-    }
-
-    fn remove_orphans(&self, orphans: Vec<(Stored, Bytes)>) {
-        if orphans.is_empty() {
-            return;
-        }
-        let state = orphans.into_iter().map(|(table, key)| records::delete(table, key)).collect();
-        let submission = Submission { state, ..Submission::default() };
-        self.hub.submit(submission, Box::new(|result| warn_if_failed("removal of orphans", result.err())));
-    }
-
-    fn restored(&self, sessions: Kept) {
-        let now = self.clock.monotonic();
-        let mut table = self.lock();
-        table.persistent += sessions.len();
-        for (_, (mut session, ends)) in sessions {
-            session.sort_flights();
-            table.put_away(session.client_id.clone(), session, ends, now);
-        }
+        let publisher = away.session.subscriber;
+        Some(away.session.will.take().map_or(Due::Nothing, |will| Due::Will(will, publisher)))
     }
 }
 
 impl Table {
-    fn put_away(&mut self, client_id: Text, session: Box<Session>, ends: Option<Duration>, now: Duration) {
-        let will_due = session.will.as_ref().map(|will| now + will.delay);
-        for due in [ends, will_due].into_iter().flatten() {
+    fn put_away(&mut self, client_id: Text, away: Away) {
+        for due in [away.ends, away.will_due].into_iter().flatten() {
             self.due.insert((due, client_id.clone()));
         }
-        self.clients.insert(client_id, Slot::Away(Away { session, ends, will_due }));
+        self.clients.insert(client_id, Slot::Away(away));
     }
 }
 
@@ -537,49 +423,7 @@ fn forget(session: &Session, number: SessionNo, mut delete: impl FnMut(Stored, B
     }
 }
 
-fn restore_pid(session: &mut Session, table: Stored, rest: &[u8], value: &[u8]) -> Option<()> {
-    let pid = records::decode_pid(rest)?;
-    if table == Stored::Inbound {
-        session.inbound.insert(pid, Inbound::decode(value)?);
-    } else {
-        session.restore_flight(pid, OutboundRecord::decode(value)?);
-    }
-    Some(())
-}
-
-/// When a session found at the start ends. The time the node was down counts, as far as both clocks can be believed; a
-/// session that was connected when the node stopped starts to count now.
-fn ends(record: &SessionRecord, now: Duration, wall: Timestamp) -> Option<Duration> {
-    if record.expiry_secs == u32::MAX {
-        return None;
-    }
-    let whole = Duration::from_secs(record.expiry_secs.into());
-    let believable = !record.connected && record.left.is_plausible() && wall.is_plausible();
-    let passed = if believable { record.left.until(wall) } else { Duration::ZERO };
-    Some(now + whole.saturating_sub(passed))
-}
-
-/// All entries of a table, in pieces.
-fn each(
-    store: &dyn SessionStore,
-    table: Stored,
-    mut found: impl FnMut(&Bytes, &Bytes),
-) -> Result<(), ReadError> {
-    const PIECE: usize = 512;
-    let mut after: Option<Bytes> = None;
-    loop {
-        let entries = store.scan(table, after.as_deref(), PIECE)?;
-        for (key, value) in &entries {
-            found(key, value);
-        }
-        match entries.last() {
-            Some((last, _)) if entries.len() == PIECE => after = Some(last.clone()),
-            _ => return Ok(()),
-        }
-    }
-}
-
-fn warn_if_failed(what: &str, error: Option<eventmesh_edge_core::ports::store::CommitError>) {
+fn warn_if_failed(what: &str, error: Option<CommitError>) {
     if let Some(error) = error {
         tracing::warn!(%error, "{what} was not stored");
     }

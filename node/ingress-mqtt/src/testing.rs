@@ -408,6 +408,10 @@ impl SessionStore for ScriptedHub {
             .filter(|((t, key), _)| *t == table as u8 && after.is_none_or(|after| key.as_slice() > after));
         Ok(rows.take(max).map(|((_, key), value)| (Bytes::from(key.clone()), value.clone())).collect())
     }
+
+    fn before(&self) -> Position {
+        Position(self.lock().last_position)
+    }
 }
 
 pub(crate) fn sessions(hub: &Arc<ScriptedHub>, clock: &Arc<ManualClock>) -> Arc<Sessions> {

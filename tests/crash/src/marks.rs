@@ -118,8 +118,15 @@ pub fn table(number: u8) -> Table {
 }
 
 /// All tables.
-pub const TABLES: [Table; 6] =
-    [Table::Session, Table::Subscription, Table::Inbound, Table::Outbound, Table::Retained, Table::Node];
+pub const TABLES: [Table; 7] = [
+    Table::Session,
+    Table::Subscription,
+    Table::Inbound,
+    Table::Outbound,
+    Table::Retained,
+    Table::Node,
+    Table::Will,
+];
 
 impl PlannedEvent {
     /// The event itself.

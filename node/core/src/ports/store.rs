@@ -202,6 +202,8 @@ pub enum Table {
     Retained = 5,
     /// Free for the daemon: time floor, node identity.
     Node = 6,
+    /// will number (u64 big-endian) -> a will that is still owed: neither published nor taken back.
+    Will = 7,
 }
 
 /// One change of keyed state or of a mailbox.

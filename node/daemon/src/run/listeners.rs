@@ -6,6 +6,7 @@ use anyhow::Context;
 use bytes::Bytes;
 use eventmesh_edge_config::{Auth, Config, Listener, ListenerWhenFull};
 use eventmesh_edge_core::Text;
+use eventmesh_edge_core::event::Position;
 use eventmesh_edge_core::ports::clock::Clock;
 use eventmesh_edge_core::ports::hub::{Authenticator, Hub};
 use eventmesh_edge_core::ports::store::{ReadError, Store, Table};
@@ -45,6 +46,7 @@ impl Listeners {
         info!(
             sessions = restored.sessions,
             subscriptions = restored.subscriptions,
+            wills = restored.wills,
             skipped = restored.skipped,
             orphans = restored.orphans,
             "sessions loaded"
@@ -208,5 +210,9 @@ struct StoreScan<'a>(&'a Arc<dyn Store>);
 impl SessionStore for StoreScan<'_> {
     fn scan(&self, table: Table, after: Option<&[u8]>, max: usize) -> Result<Vec<(Bytes, Bytes)>, ReadError> {
         self.0.scan(table, &[], after, max)
+    }
+
+    fn before(&self) -> Position {
+        Position(Position::first_of(self.0.stats().epoch).0 - 1)
     }
 }

@@ -1,11 +1,15 @@
 //! The client table: what a start finds, numbers, expiry over downtime.
 
 use super::*;
+use crate::session::records::SessionRecord;
 use crate::testing::{ManualClock, ScriptedHub, WALL, sessions};
+use eventmesh_edge_core::event::{Position, Timestamp};
 
 fn record(number: u64, expiry_secs: u32, connected: bool, left: Timestamp) -> Bytes {
     let principal = Principal { name: Text::from_static("p"), anonymous: true };
-    SessionRecord { principal, number: SessionNo(number), expiry_secs, connected, left }.encode()
+    let number = SessionNo(number);
+    let sent_through = (!connected).then_some(Position::ZERO);
+    SessionRecord { principal, number, expiry_secs, connected, left, will: None, sent_through }.encode()
 }
 
 struct Start {
@@ -73,7 +77,7 @@ fn expiry_counts_over_downtime_if_both_clocks_are_believable() {
 fn damaged_records_are_skipped_and_counted() {
     let start = Start::new();
     start.put(Stored::Session, b"good", &record(3, 60, true, WALL));
-    start.put(Stored::Session, b"later", b"\x02 a version that is not known");
+    start.put(Stored::Session, b"later", b"\x03 a version that is not known");
     start.put(Stored::Session, b"empty", b"");
     start.put(Stored::Session, b"\xC3\x28", &record(4, 60, true, WALL));
     let options = SubscribeOptionsBytes::valid();
@@ -84,7 +88,7 @@ fn damaged_records_are_skipped_and_counted() {
     start.put(Stored::Inbound, &records::pid_key(SessionNo(3), 1), b"short");
     start.put(Stored::Outbound, &records::pid_key(SessionNo(3), 1), b"\x01\x07");
     let found = start.restore();
-    assert_eq!(found, Restored { sessions: 1, subscriptions: 1, skipped: 8, orphans: 0 });
+    assert_eq!(found, Restored { sessions: 1, subscriptions: 1, wills: 0, skipped: 8, orphans: 0 });
     assert_eq!(start.hub.subscription_count(), 1);
 }
 

@@ -127,6 +127,7 @@ fn from_v5_connect(connect: v5::Connect, will_expires_at_once: bool) -> Result<C
     if connect.auth_data.is_some() && connect.auth_method.is_none() {
         return Err(DecodeError::Protocol("Authentication Data without an Authentication Method"));
     }
+    check_texts(connect.auth_method.as_ref(), &connect.user_properties)?;
     Ok(Connect {
         version: Version::V5,
         clean_start: connect.clean_start,
@@ -244,15 +245,27 @@ fn v5_packet(mut packet: BytesMut) -> Result<Packet, DecodeError> {
         let range = raw::publish_properties(&packet)?;
         !range.is_empty() && patch_zero_expiry(&mut packet, range)
     };
-    let ack = |pid: std::num::NonZeroU16, reason: u8| Ack { pid: pid.get(), reason };
     Ok(match parse_v5(packet)? {
         v5::Packet::Publish(publish) => Packet::Publish(from_publish(*publish, expires_at_once)?),
-        v5::Packet::PublishAck(a) => Packet::PubAck(ack(a.packet_id, a.reason_code.into())),
-        v5::Packet::PublishReceived(a) => Packet::PubRec(ack(a.packet_id, a.reason_code.into())),
-        v5::Packet::PublishRelease(a) => Packet::PubRel(ack(a.packet_id, a.reason_code.into())),
-        v5::Packet::PublishComplete(a) => Packet::PubComp(ack(a.packet_id, a.reason_code.into())),
+        v5::Packet::PublishAck(a) => {
+            check_texts(a.reason_string.as_ref(), &a.properties)?;
+            Packet::PubAck(Ack { pid: a.packet_id.get(), reason: a.reason_code.into() })
+        }
+        v5::Packet::PublishReceived(a) => {
+            check_texts(a.reason_string.as_ref(), &a.properties)?;
+            Packet::PubRec(Ack { pid: a.packet_id.get(), reason: a.reason_code.into() })
+        }
+        v5::Packet::PublishRelease(a) => {
+            check_texts(a.reason_string.as_ref(), &a.properties)?;
+            Packet::PubRel(Ack { pid: a.packet_id.get(), reason: a.reason_code.into() })
+        }
+        v5::Packet::PublishComplete(a) => {
+            check_texts(a.reason_string.as_ref(), &a.properties)?;
+            Packet::PubComp(Ack { pid: a.packet_id.get(), reason: a.reason_code.into() })
+        }
         v5::Packet::Subscribe(subscribe) => Packet::Subscribe(from_v5_subscribe(subscribe)?),
         v5::Packet::Unsubscribe(unsubscribe) => {
+            check_texts(None, &unsubscribe.user_properties)?;
             let filters = unsubscribe.topic_filters.into_iter().map(text).collect::<Result<_, _>>()?;
             Packet::Unsubscribe(Unsubscribe { pid: unsubscribe.packet_id.get(), filters })
         }
@@ -271,6 +284,7 @@ fn from_v5_disconnect(disconnect: v5::Disconnect) -> Result<Disconnect, DecodeEr
     if disconnect.server_reference.is_some() {
         return Err(DecodeError::Protocol("Server Reference from a client"));
     }
+    check_texts(disconnect.reason_string.as_ref(), &disconnect.user_properties)?;
     Ok(Disconnect {
         reason: disconnect.reason_code.into(),
         session_expiry_secs: disconnect.session_expiry_interval_secs,
@@ -278,6 +292,7 @@ fn from_v5_disconnect(disconnect: v5::Disconnect) -> Result<Disconnect, DecodeEr
 }
 
 fn from_v5_subscribe(subscribe: v5::Subscribe) -> Result<Subscribe, DecodeError> {
+    check_texts(None, &subscribe.user_properties)?;
     let identifier = subscribe.id.map_or(0, |id| id.get());
     let filters = subscribe.topic_filters.into_iter().map(|(filter, options)| {
         // [MQTT-3.8.3-4]
@@ -349,10 +364,7 @@ fn properties(
     if bare {
         return Ok(None);
     }
-    for (name, value) in &user {
-        text(name.clone())?;
-        text(value.clone())?;
-    }
+    check_texts(None, &user)?;
     Ok(Some(Box::new(Properties {
         utf8_payload,
         content_type: content_type.map(text).transpose()?,
@@ -377,6 +389,12 @@ fn text(text: Text) -> Result<Text, DecodeError> {
         return Err(DecodeError::Malformed("text contains the null character U+0000"));
     }
     Ok(text)
+}
+
+/// Texts that the session does not look at are texts all the same [MQTT-1.5.4-2], [MQTT-1.5.7-1].
+fn check_texts(one: Option<&Text>, user: &[(Text, Text)]) -> Result<(), DecodeError> {
+    let pairs = user.iter().flat_map(|(name, value)| [name, value]);
+    one.into_iter().chain(pairs).try_for_each(|some| text(some.clone()).map(drop))
 }
 
 fn topic(name: Text) -> Result<Text, DecodeError> {

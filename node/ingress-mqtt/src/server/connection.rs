@@ -277,6 +277,9 @@ impl Connection {
             match action {
                 Action::Authenticate(login) => self.authenticate(*login),
                 Action::Submit { token, submission } => self.submit(token, submission),
+                Action::PublishWill { will, publisher } => {
+                    self.entry.shared().sessions.publish_will(will, publisher);
+                }
                 Action::ReadMailbox { generation, session, after, max_events } => {
                     let link = self.machine.link().clone();
                     let done = move |result: Result<_, ReadError>| {

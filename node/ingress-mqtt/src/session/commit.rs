@@ -111,6 +111,7 @@ impl Machine {
             (Purpose::Open, Ok(_)) if ours && self.phase == Phase::Opening => self.open(cx, out),
             (Purpose::Open, Err(error)) if ours && self.phase == Phase::Opening => {
                 tracing::warn!(%error, "session could not be made durable, connection refused");
+                self.not_opened();
                 self.refuse(cx, Reason::ServerUnavailable, out);
             }
             (Purpose::Open, _) => {}

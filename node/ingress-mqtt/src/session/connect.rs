@@ -1,7 +1,8 @@
 //! From CONNECT to CONNACK: who is it, whose session is it, is it durable; then what is resumed.
 
-use super::records::SessionRecord;
-use super::{Action, Connecting, Context, Feed, Login, Machine, Output, Phase, Purpose, Session, Step};
+use super::{
+    Action, Connecting, Context, Feed, Login, Machine, Output, PendingWill, Phase, Purpose, Session, Step,
+};
 use crate::clients::Claim;
 use crate::codec::encode::{self, AckKind, ConnAck};
 use crate::codec::{Connect, Version, Will};
@@ -31,12 +32,18 @@ impl Machine {
             // A copy: a slice would keep the whole CONNECT, password included, for as long as the session lives.
             Text::from(&*connect.client_id)
         };
-        self.will = connect.will.take().map(unshared);
+        let will = connect.will.take().map(unshared);
         let password = connect.password.take();
         let username = connect.username.take();
         let client_id = connect.client_id.clone();
-        self.connecting =
-            Some(Box::new(Connecting { connect, assigned, principal: None, session_present: false }));
+        self.connecting = Some(Box::new(Connecting {
+            connect,
+            assigned,
+            principal: None,
+            will,
+            owed: None,
+            session_present: false,
+        }));
         self.phase = Phase::Authenticating;
         match username {
             Some(username) if cx.limits.has_authenticator => {
@@ -103,11 +110,17 @@ impl Machine {
             }
         };
         session.expiry_secs = expiry_secs;
-        session.will = None; // it came back within the Will Delay [MQTT-3.1.3-9]
+        // It came back within the Will Delay [MQTT-3.1.3-9].
+        connecting.owed = session.will.take();
+        state.extend(connecting.owed.as_ref().map(|will| will.forget()));
         session.link.open();
         let has_room =
             session.number.is_some() || expiry_secs == 0 || self.number(cx, &mut session, &mut state);
         let attached = attach(cx, &mut session);
+        if has_room {
+            self.will = self.take_will(cx, connecting.will.take(), &session.source);
+            state.extend(self.will.as_ref().map(|will| will.put()));
+        }
         self.session = Some(session);
         self.connecting = Some(connecting);
         self.phase = Phase::Opening;
@@ -126,6 +139,18 @@ impl Machine {
         }
     }
 
+    fn take_will(
+        &self,
+        cx: &Context<'_>,
+        will: Option<Box<Will>>,
+        source: &Text,
+    ) -> Option<Box<PendingWill>> {
+        let number = cx.sessions.next_will();
+        let admit =
+            |will: Box<Will>| PendingWill::admit(number, *will, self.version.is_v5(), source, cx.wall);
+        will.map(|will| Box::new(admit(will)))
+    }
+
     /// Makes the session persistent. False if there are too many.
     fn number(&self, cx: &Context<'_>, session: &mut Session, state: &mut Vec<StateChange>) -> bool {
         let Some((number, mark)) = cx.sessions.allocate_number() else { return false };
@@ -135,9 +160,8 @@ impl Machine {
     }
 
     fn note_connected(&self, cx: &Context<'_>, state: &mut Vec<StateChange>) {
-        if let Some(change) = self.session.as_ref().and_then(|s| session_record(s, true, cx.wall)) {
-            state.push(change);
-        }
+        let will = self.will.as_ref().map(|will| will.number);
+        state.extend(self.session.as_ref().and_then(|session| session.record(will, true, cx.wall)));
     }
 
     /// Everything CONNACK stands for is durable.
@@ -212,6 +236,14 @@ impl Machine {
         self.pump(cx, out);
     }
 
+    /// Nothing of what CONNACK would stand for was stored.
+    pub(super) fn not_opened(&mut self) {
+        self.will = None;
+        if let (Some(session), Some(connecting)) = (self.session.as_mut(), self.connecting.as_mut()) {
+            session.will = connecting.owed.take();
+        }
+    }
+
     /// Refuses the connection: CONNACK where the protocol has a code for the reason, and the end.
     pub(super) fn refuse(&mut self, cx: &Context<'_>, reason: Reason, out: &mut Output) {
         if let Some(code) = reason.code(self.version, Place::ConnAck) {
@@ -220,22 +252,6 @@ impl Machine {
         cx.sessions.stats().refused_connect(reason);
         self.fail(cx, reason, out);
     }
-}
-
-/// The session record that says where the session stands now.
-pub(super) fn session_record(
-    session: &Session,
-    connected: bool,
-    wall: eventmesh_edge_core::event::Timestamp,
-) -> Option<StateChange> {
-    let record = SessionRecord {
-        principal: session.principal.clone(),
-        number: session.number?,
-        expiry_secs: session.expiry_secs,
-        connected,
-        left: wall,
-    };
-    Some(record.put(&session.client_id))
 }
 
 /// Makes a persistent session known to the hub, or gives it this connection's outlet. False for any other.

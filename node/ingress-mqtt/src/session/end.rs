@@ -1,13 +1,10 @@
 //! How a connection ends, what becomes of its will, and what is kept of its session.
 
-use super::connect::session_record;
-use super::{Action, Context, End, Machine, Output, PendingWill, Phase, Purpose, Session};
-use crate::codec::{Disconnect, Will, encode};
+use super::{Action, Context, End, Machine, Output, Phase, Purpose, Session};
+use crate::codec::{Disconnect, encode};
 use crate::reason::{Place, Reason};
 use eventmesh_edge_core::Text;
-use eventmesh_edge_core::event::{Timestamp, Via};
-use eventmesh_edge_core::mapping::{self, Admission};
-use eventmesh_edge_core::ports::hub::{Publication, Submission};
+use eventmesh_edge_core::ports::hub::Submission;
 use std::time::Duration;
 
 impl Machine {
@@ -67,15 +64,15 @@ impl Machine {
         session.inbound_is_unsure();
         self.pending.clear();
         self.retained.clear();
-        let will = self.will.take().filter(|_| how != End::Normal);
-        let will = will.map(|will| will_of(session, *will, self.version.is_v5(), cx.wall));
+        let mut will = self.will.take();
+        if let Some(withdrawn) = will.take_if(|_| how == End::Normal) {
+            session.lazy.push(withdrawn.forget()); // [MQTT-3.14.4-3]
+        }
         let stays = session.number.is_some() && session.expiry_secs > 0;
-        let (now, later) = match will {
-            Some(will) if stays && will.delay > Duration::ZERO => (None, Some(Box::new(will))),
-            will => (will, None),
-        };
-        session.will = later;
-        let will = now.map(|will| Publication { event: will.event, publisher: session.subscriber });
+        if let Some(later) = will.take_if(|will| stays && will.delay > Duration::ZERO) {
+            session.will = Some(later);
+        }
+        let publisher = session.subscriber;
         if stays {
             self.keep(cx, out);
         } else if let Some(session) = self.session.take() {
@@ -90,14 +87,14 @@ impl Machine {
         if let Some(will) = will {
             // By itself: its stream may be full, and the session must not wait for that; nor must the client, which
             // changes the same records when it comes back.
-            unattended(Submission { publications: vec![will], ..Submission::default() }, out);
+            out.actions.push(Action::PublishWill { will, publisher });
         }
     }
 
     fn keep(&mut self, cx: &Context<'_>, out: &mut Output) {
         let Some(session) = self.session.as_mut() else { return };
-        let record = session_record(session, false, cx.wall);
-        session.lazy.extend(record);
+        let will = session.will.as_ref().map(|will| will.number);
+        session.lazy.extend(session.record(will, false, cx.wall));
         if let Some(subscriber) = session.subscriber {
             cx.hub().reattach(subscriber, None);
         }
@@ -121,19 +118,4 @@ impl Machine {
 /// Nobody is left to wait for it.
 fn unattended(submission: Submission, out: &mut Output) {
     out.actions.push(Action::Submit { token: 0, submission });
-}
-
-fn will_of(session: &Session, will: Will, is_v5: bool, wall: Timestamp) -> PendingWill {
-    let event = mapping::admit(Admission {
-        via: if is_v5 { Via::Mqtt5 } else { Via::Mqtt3 },
-        qos: will.qos,
-        retain: will.retain,
-        topic: will.topic,
-        payload: will.payload,
-        properties: will.properties,
-        expiry: will.expiry_secs.map(|secs| Duration::from_secs(secs.into())),
-        source: session.source(),
-        received: wall,
-    });
-    PendingWill { event, delay: Duration::from_secs(will.delay_secs.into()) }
 }

@@ -1,6 +1,6 @@
 //! What goes into the machine and what comes out of it.
 
-use super::Limits;
+use super::{Limits, PendingWill};
 use crate::clients::Sessions;
 use crate::codec::{DecodeError, Packet};
 use crate::outlet::Event;
@@ -8,7 +8,7 @@ use crate::reason::Reason;
 use bytes::{Bytes, BytesMut};
 use eventmesh_edge_core::Text;
 use eventmesh_edge_core::event::{Position, Timestamp};
-use eventmesh_edge_core::ports::hub::{Hub, Submission};
+use eventmesh_edge_core::ports::hub::{Hub, Submission, SubscriberId};
 use eventmesh_edge_core::ports::store::SessionNo;
 use std::time::Duration;
 
@@ -71,6 +71,13 @@ pub enum Action {
         token: u64,
         /// What to commit.
         submission: Submission,
+    },
+    /// The client is lost: publish its will, after everything that was submitted before. Nobody waits.
+    PublishWill {
+        /// The will.
+        will: Box<PendingWill>,
+        /// For No Local.
+        publisher: Option<SubscriberId>,
     },
     /// Read the mailbox; answer with [`Event::Mailbox`].
     ReadMailbox {

@@ -13,7 +13,7 @@
 //! - `inbound`: PUBLISH and its QoS flows; `subscribe`: SUBSCRIBE and UNSUBSCRIBE
 //! - `commit`: the batch of one read, its completion, changes that nobody waits for; `answers`: what is written then
 //! - `outbound`: deliveries, the send window, packet identifiers, the mailbox
-//! - `end`: DISCONNECT, keep alive, take-over, will, what is kept
+//! - `end`: DISCONNECT, keep alive, take-over, what is kept; `will`: a will and its row
 //! - `state`: the session; `records`: what of it is on disk; `limits` and `io`: what the shell passes in and gets out
 
 mod answers;
@@ -29,10 +29,12 @@ mod state;
 mod subscribe;
 #[cfg(test)]
 mod tests;
+pub(crate) mod will;
 
 pub use io::{Action, Context, Input, Login, Output};
 pub use limits::{Limits, WhenFull};
-pub use state::{PendingWill, Session};
+pub use state::Session;
+pub use will::PendingWill;
 
 use crate::codec::{Connect, Packet, Version, Will};
 use crate::outlet::{Event, Link};
@@ -69,6 +71,9 @@ struct Connecting {
     connect: Connect,
     assigned: bool,
     principal: Option<Principal>,
+    will: Option<Box<Will>>,
+    /// Of the connection before this one; owed again if this one is not accepted.
+    owed: Option<Box<PendingWill>>,
     session_present: bool,
 }
 
@@ -99,7 +104,8 @@ pub struct Machine {
     feed: Feed,
     connecting: Option<Box<Connecting>>,
     session: Option<Box<Session>>,
-    will: Option<Box<Will>>,
+    /// Of a client that was accepted; it has a row.
+    will: Option<Box<PendingWill>>,
     /// Until there is a session: its link to be.
     link: Arc<Link>,
     /// Topics by alias, from 1.

@@ -1,9 +1,12 @@
-//! Session state on disk: keys and values of the tables Session, Subscription, Inbound and Outbound.
+//! Session state on disk: keys and values of the tables Session, Subscription, Inbound and Outbound. (Will: see
+//! [`super::will`].)
 //!
 //! ```text
 //! Session       key   client id (UTF-8)
-//!               value version u8 = 1 | flags u8 (1 anonymous, 2 connected) | number u64 | expiry_secs u32 (MAX never)
-//!                     | left u64 (ms since 1970 when it was last seen) | principal name, to the end
+//!               value version u8 = 2 | flags u8 (1 anonymous, 2 connected) | number u64 | expiry_secs u32 (MAX never)
+//!                     | left u64 (ms since 1970 when it was last seen) | will u64 (its key in Will, 0 for none)
+//!                     | sent_through u64 (when it was left: no later message was ever sent) | principal name, to the end
+//!                     version 1: without will and sent_through
 //!               key   0xFF (no UTF-8 starts like that)
 //!               value version u8 = 1 | next number u64: no session has a number from here on
 //! Subscription  key   number u64 | filter (UTF-8)
@@ -31,14 +34,16 @@
 //! Outbound holds the packet identifier of a QoS 2 message from before its first
 //! PUBLISH, because a resend must use the same one [MQTT-4.4.0-1] and the mailbox entry is the hub's to write.
 
+use super::will::WillNo;
 use bytes::{BufMut, Bytes, BytesMut};
 use eventmesh_edge_core::Text;
 use eventmesh_edge_core::event::{Position, Qos, Timestamp};
 use eventmesh_edge_core::ports::hub::{Principal, SubscribeOptions};
 use eventmesh_edge_core::ports::store::{SessionNo, StateChange, StateValue, Table};
 
-/// Version byte of every value written today.
+/// Version byte of every value written today, but of session records.
 const VERSION: u8 = 1;
+const SESSION_VERSION: u8 = 2;
 const ANONYMOUS: u8 = 1;
 const CONNECTED: u8 = 2;
 
@@ -53,6 +58,11 @@ pub(crate) struct SessionRecord {
     pub(crate) expiry_secs: u32,
     pub(crate) connected: bool,
     pub(crate) left: Timestamp,
+    /// Of its connection, or of the one that was lost, as long as it is owed.
+    pub(crate) will: Option<WillNo>,
+    /// Messages up to here may have been sent, later ones were not. `None`: not known, for it is connected, or the record
+    /// is of version 1.
+    pub(crate) sent_through: Option<Position>,
 }
 
 impl SessionRecord {
@@ -62,27 +72,35 @@ impl SessionRecord {
     }
 
     pub(crate) fn encode(&self) -> Bytes {
-        let mut out = BytesMut::with_capacity(22 + self.principal.name.len());
-        out.put_u8(VERSION);
+        let mut out = BytesMut::with_capacity(38 + self.principal.name.len());
+        out.put_u8(SESSION_VERSION);
         let anonymous = if self.principal.anonymous { ANONYMOUS } else { 0 };
         out.put_u8(anonymous | if self.connected { CONNECTED } else { 0 });
         out.put_u64(self.number.0);
         out.put_u32(self.expiry_secs);
         out.put_u64(self.left.0);
+        out.put_u64(self.will.map_or(0, |will| will.0));
+        out.put_u64(self.sent_through.map_or(0, |position| position.0));
         out.put_slice(self.principal.name.as_bytes());
         out.freeze()
     }
 
     pub(crate) fn decode(value: &[u8]) -> Option<SessionRecord> {
         let mut r = Reader(value);
-        r.version()?;
+        let version = r.u8().filter(|version| (1..=SESSION_VERSION).contains(version))?;
         let flags = r.u8()?;
+        let connected = flags & CONNECTED != 0;
         let number = SessionNo(r.u64()?);
         let expiry_secs = r.u32()?;
         let left = Timestamp(r.u64()?);
+        let (mut will, mut sent_through) = (None, None);
+        if version > 1 {
+            will = Some(WillNo(r.u64()?)).filter(|will| will.0 > 0);
+            sent_through = Some(Position(r.u64()?)).filter(|_| !connected);
+        }
         let name = std::str::from_utf8(r.0).ok()?;
         let principal = Principal { name: Text::from(name), anonymous: flags & ANONYMOUS != 0 };
-        Some(SessionRecord { principal, number, expiry_secs, connected: flags & CONNECTED != 0, left })
+        Some(SessionRecord { principal, number, expiry_secs, connected, left, will, sent_through })
     }
 }
 
@@ -95,7 +113,7 @@ pub(crate) fn encode_number_mark(next: u64) -> Bytes {
 
 pub(crate) fn decode_number_mark(value: &[u8]) -> Option<u64> {
     let mut r = Reader(value);
-    r.version()?;
+    r.version(VERSION)?;
     r.u64()
 }
 
@@ -127,7 +145,7 @@ pub(crate) fn encode_subscription(options: SubscribeOptions) -> Bytes {
 
 pub(crate) fn decode_subscription(value: &[u8]) -> Option<SubscribeOptions> {
     let mut r = Reader(value);
-    r.version()?;
+    r.version(VERSION)?;
     let bits = r.u8()?;
     Some(SubscribeOptions {
         qos: Qos::from_u8(bits & 3)?,
@@ -174,7 +192,7 @@ impl Inbound {
     pub(crate) fn decode(value: &[u8]) -> Option<Inbound> {
         let mut r = Reader(value);
         r.u64()?; // position: for later
-        r.version()?;
+        r.version(VERSION)?;
         Some(Inbound { qos: Qos::from_u8(r.u8()?)?, hash: r.u64()?, durable: true, unsure: true })
     }
 }
@@ -198,7 +216,7 @@ impl OutboundRecord {
 
     pub(crate) fn decode(value: &[u8]) -> Option<OutboundRecord> {
         let mut r = Reader(value);
-        r.version()?;
+        r.version(VERSION)?;
         let released = match r.u8()? {
             1 => false,
             2 => true,
@@ -241,26 +259,27 @@ fn mix(hash: u64, word: u64) -> u64 {
     low ^ high ^ hash.rotate_left(23)
 }
 
-struct Reader<'a>(&'a [u8]);
+/// Takes numbers off the front of a value.
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl Reader<'_> {
-    fn version(&mut self) -> Option<()> {
-        (self.u8()? == VERSION).then_some(())
+    pub(super) fn version(&mut self, known: u8) -> Option<()> {
+        (self.u8()? == known).then_some(())
     }
 
-    fn u8(&mut self) -> Option<u8> {
+    pub(super) fn u8(&mut self) -> Option<u8> {
         let (first, rest) = self.0.split_first()?;
         self.0 = rest;
         Some(*first)
     }
 
-    fn u32(&mut self) -> Option<u32> {
+    pub(super) fn u32(&mut self) -> Option<u32> {
         let (bytes, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
         Some(u32::from_be_bytes(*bytes))
     }
 
-    fn u64(&mut self) -> Option<u64> {
+    pub(super) fn u64(&mut self) -> Option<u64> {
         let (bytes, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
         Some(u64::from_be_bytes(*bytes))
@@ -276,10 +295,13 @@ mod tests {
         #[test]
         fn a_session_record_is_read_back(
             name in "\\PC{0,20}", anonymous: bool, connected: bool, number: u64, expiry_secs: u32, left: u64,
+            will: u64, sent_through: u64,
         ) {
             let record = SessionRecord {
                 principal: Principal { name: Text::from(name), anonymous },
                 number: SessionNo(number), expiry_secs, connected, left: Timestamp(left),
+                will: Some(WillNo(will)).filter(|will| will.0 > 0),
+                sent_through: Some(Position(sent_through)).filter(|_| !connected),
             };
             prop_assert_eq!(SessionRecord::decode(&record.encode()), Some(record));
         }
@@ -311,20 +333,24 @@ mod tests {
         }
     }
 
-    /// The values of version 1, byte for byte: what the next version of the node has to read.
+    /// The values of today's versions, byte for byte: what the next version of the node has to read.
     #[test]
     fn the_layout_is_what_the_module_says() {
         let record = SessionRecord {
             principal: Principal { name: Text::from_static("é"), anonymous: true },
             number: SessionNo(7),
             expiry_secs: 3600,
-            connected: true,
+            connected: false,
             left: Timestamp(258),
+            will: Some(WillNo(5)),
+            sent_through: Some(Position(6)),
         };
-        assert_eq!(
-            &record.encode()[..],
-            b"\x01\x03\0\0\0\0\0\0\0\x07\0\0\x0E\x10\0\0\0\0\0\0\x01\x02\xC3\xA9"
-        );
+        let fixed = b"\x01\0\0\0\0\0\0\0\x07\0\0\x0E\x10\0\0\0\0\0\0\x01\x02";
+        let new = b"\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0\x06";
+        let name = "é".as_bytes();
+        assert_eq!(record.encode(), [b"\x02", &fixed[..], new, name].concat());
+        let earlier = SessionRecord::decode(&[b"\x01", &fixed[..], name].concat());
+        assert_eq!(earlier, Some(SessionRecord { will: None, sent_through: None, ..record }));
         let options = SubscribeOptions {
             qos: Qos::ExactlyOnce,
             no_local: true,

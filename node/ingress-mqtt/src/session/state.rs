@@ -1,16 +1,16 @@
 //! A session: what outlives a connection if it is persistent.
 
 use super::commit::Outstanding;
-use super::records::Inbound;
+use super::records::{Inbound, SessionRecord};
+use super::will::{PendingWill, WillNo};
 use crate::clients::Sessions;
 use crate::outlet::Link;
 use eventmesh_edge_core::Text;
-use eventmesh_edge_core::event::{Event as CoreEvent, Position, Qos};
+use eventmesh_edge_core::event::{Position, Qos, Timestamp};
 use eventmesh_edge_core::ports::hub::{Delivery, Principal, SubscribeOptions, SubscriberId};
 use eventmesh_edge_core::ports::store::{SessionNo, StateChange};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// A session: what outlives a connection if it is persistent, and ends with it if not.
 pub struct Session {
@@ -43,13 +43,8 @@ pub struct Session {
     pub(super) next_token: u64,
     /// Of a connection that was lost and whose Will Delay has not passed.
     pub(crate) will: Option<Box<PendingWill>>,
-}
-
-/// A will that waits for its delay, or for the end of its session.
-#[derive(Debug)]
-pub struct PendingWill {
-    pub(crate) event: CoreEvent,
-    pub(crate) delay: Duration,
+    /// Messages up to here may have been sent by an earlier process of the node: what comes of them comes with DUP.
+    pub(crate) sent_before: Position,
 }
 
 /// A message of QoS 1 or 2 on its way to the client.
@@ -77,16 +72,31 @@ pub(crate) enum Step {
 }
 
 impl Session {
-    pub(super) fn source(&self) -> &Text {
-        &self.source
-    }
-
     /// The same session, resumed by a client that showed who it is (or another name for it).
     pub(super) fn now_of(&mut self, principal: Principal, sessions: &Sessions) {
         if self.principal != principal {
             self.source = sessions.source(&principal);
             self.principal = principal;
         }
+    }
+
+    /// Its row: where it stands now. `None` if it is not persistent.
+    pub(super) fn record(
+        &self,
+        will: Option<WillNo>,
+        connected: bool,
+        now: Timestamp,
+    ) -> Option<StateChange> {
+        let record = SessionRecord {
+            principal: self.principal.clone(),
+            number: self.number?,
+            expiry_secs: self.expiry_secs,
+            connected,
+            left: now,
+            will,
+            sent_through: (!connected).then_some(self.sent_through.max(self.sent_before)),
+        };
+        Some(record.put(&self.client_id))
     }
 
     pub(crate) fn new(client_id: Text, principal: Principal, source: Text, link: Arc<Link>) -> Session {
@@ -109,6 +119,7 @@ impl Session {
             lazy: Vec::new(),
             next_token: 0,
             will: None,
+            sent_before: Position::ZERO,
         }
     }
 }

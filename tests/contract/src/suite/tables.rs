@@ -8,8 +8,15 @@ use eventmesh_edge_core::ports::store::{
     Commit, SessionNo, StateChange, StateValue, Store, StreamId, Table, WhenFull,
 };
 
-const TABLES: [Table; 6] =
-    [Table::Session, Table::Subscription, Table::Inbound, Table::Outbound, Table::Retained, Table::Node];
+const TABLES: [Table; 7] = [
+    Table::Session,
+    Table::Subscription,
+    Table::Inbound,
+    Table::Outbound,
+    Table::Retained,
+    Table::Node,
+    Table::Will,
+];
 
 fn put(table: Table, key: impl Into<Bytes>, value: impl Into<Bytes>) -> StateChange {
     StateChange::Put { table, key: key.into(), value: StateValue::Bytes(value.into()) }

@@ -5,6 +5,7 @@ mod ending;
 mod inbound;
 mod outbound;
 mod random;
+mod wills;
 
 use super::{Action, Context, Input, Limits, Machine, Output, Phase};
 use crate::clients::Sessions;
@@ -184,6 +185,7 @@ impl Peer<'_> {
                 let done = move |result| link.push(Event::Mailbox { generation, after, result });
                 self.node.hub.read_mailbox(session, after, max_events, Box::new(done));
             }
+            Action::PublishWill { will, publisher } => self.node.sessions.publish_will(will, publisher),
             Action::Probe => {}
             Action::Close(reason) => self.closed = Some(reason),
         }
