@@ -44,9 +44,9 @@ pub(crate) const UPLINK: u8 = b'u';
 pub(crate) const BOUNDS: &[u8] = b"hb";
 pub(crate) const BODIES: &[u8] = b"hm";
 pub(crate) const SPACES: &[u8] = b"hi";
+pub(crate) const LAST: &[u8] = b"hp";
 pub(crate) const LEDGER_CUT: &[u8] = b"hc";
 pub(crate) const LEDGER_NO: &[u8] = b"he";
-pub(crate) const LAST: &[u8] = b"hp";
 pub(crate) const LEDGER_FORGET: &[u8] = b"hf";
 
 fn key(kind: u8, parts: &[&[u8]]) -> Bytes {
@@ -78,13 +78,13 @@ pub(crate) fn counted(segment: u32, from: u32) -> Bytes {
     key(COUNTED, &[&segment.to_be_bytes(), &from.to_be_bytes()])
 }
 
-pub(crate) fn cursor(stream: StreamNo, uplink: UplinkNo) -> Bytes {
-    key(CURSOR, &[&stream.0.to_be_bytes(), &uplink.0.to_be_bytes()])
 /// A position as a value.
 pub(crate) fn position(position: Position) -> Bytes {
     Bytes::copy_from_slice(&position.0.to_be_bytes())
 }
 
+pub(crate) fn cursor(stream: StreamNo, uplink: UplinkNo) -> Bytes {
+    key(CURSOR, &[&stream.0.to_be_bytes(), &uplink.0.to_be_bytes()])
 }
 
 pub(crate) fn generation(number: u64) -> Bytes {

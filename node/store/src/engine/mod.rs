@@ -220,14 +220,14 @@ impl Engine {
 
     fn names(&self) -> Internal {
         let mut names = Internal::default();
+        // Should the end of the segment before be damaged one day, this says what stood there.
+        names.views.push((Bytes::from_static(keys::LAST), Some(keys::position(self.durable_position))));
         for stream in &self.catalog.streams {
             names.views.push((keys::stream(stream.no), Some(stream.encode())));
         }
         for (no, name) in self.catalog.uplinks.iter().zip(&self.spec.uplinks) {
             names.views.push((keys::uplink(*no), Some(Bytes::copy_from_slice(name.as_bytes()))));
         }
-        // Should the end of the segment before be damaged one day, this says what stood there.
-        names.views.push((Bytes::from_static(keys::LAST), Some(keys::position(self.durable_position))));
         if self.spaces.has_moved() {
             names.views.push((Bytes::from_static(keys::SPACES), Some(self.spaces.encode())));
         }

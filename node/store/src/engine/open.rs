@@ -80,11 +80,11 @@ impl Walk {
 
     fn frame(&mut self, frame: &Frame<'_>, body: &[u8], segment: &mut Segment) -> Result<(), BackingError> {
         segment.last_lsn = frame.lsn;
-        self.last = self.last.max(frame.lsn);
-        let is_new = frame.lsn > self.applied;
         if frame.lsn == segment.first_lsn {
             segment.noted = super::damage::noted_in(frame);
         }
+        self.last = self.last.max(frame.lsn);
+        let is_new = frame.lsn > self.applied;
         let mut for_views = frame.has_more_than_events();
         for item in frame.items() {
             let Ok(Item::Event(entry)) = item else { break };
@@ -193,6 +193,7 @@ impl Engine {
             tables.apply_ops(last, Vec::new(), false);
         }
         let remembered = Remembered::load(&*tables.views)?;
+        let newest_noted = remembered.streams.values().map(|(_, newest)| *newest).max();
         let durable_position = segments.iter().map(|s| s.last_position).max().unwrap_or_default();
         let noted = tables.views.get(keys::SPACES)?.and_then(|bytes| Spaces::decode(&bytes));
         let mut spaces = noted.unwrap_or_else(|| Spaces::one(identity.log));
@@ -218,7 +219,6 @@ impl Engine {
             checkpoint: Checkpoint::Idle,
             counters: Counters::default(),
             disk_refused: false,
-        let newest_noted = remembered.streams.values().map(|(_, newest)| *newest).max();
             io_failed: false,
             room: false,
             given_up: HashSet::new(),
@@ -228,6 +228,7 @@ impl Engine {
         };
         let unnoted = engine.set_unreadable_generations_aside(&remembered)?;
         engine.find_generations()?;
+        let found = engine.last_found();
         engine.name(&remembered, &newest);
         engine.recent = Recent::new(limits.recent_bytes, engine.durable_position);
         engine.count_backlogs()?;
@@ -253,7 +254,6 @@ impl Engine {
         &mut self,
         remembered: &Remembered,
     ) -> Result<Vec<(u64, Vec<Extent>)>, BackingError> {
-        let found = engine.last_found();
         let mut unnoted = Vec::new();
         let mut generations = super::read::lock_generations(&self.shared_generations);
         for (number, lsns, extents) in generations.sealed() {
