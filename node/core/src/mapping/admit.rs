@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 /// A sender's clock may be this far ahead of ours before its `time` is taken for wrong.
-const MAX_AHEAD: Duration = Duration::from_secs(24 * 3600);
+pub(super) const MAX_AHEAD: Duration = Duration::from_secs(24 * 3600);
 
 /// One message at the door, checked by its protocol but not yet looked into.
 ///

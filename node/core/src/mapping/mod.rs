@@ -1,7 +1,8 @@
-//! MQTT PUBLISH, SDK frame and CloudEvent: how one becomes the other, as pure functions.
+//! MQTT PUBLISH, CoAP request, SDK frame and CloudEvent: how one becomes the other, as pure functions.
 //!
 //! ```text
 //! in    admit            PUBLISH → Event: identity and time are fixed, the bytes stay as received (P3)
+//!       event_from_coap  CoAP request → Event, likewise
 //! up    to_cloudevent    StoredEvent → CloudEvent: everything else is decided here, so a bad rule loses nothing
 //!       to_mqtt5_binary, to_mqtt5_structured, to_structured_json
 //! down  from_mqtt5       PUBLISH → payload and properties for devices, identity for deduplication
@@ -28,6 +29,7 @@
 mod admit;
 mod attribute;
 mod cloudevent;
+mod coap;
 mod json;
 mod mqtt;
 mod native;
@@ -36,6 +38,10 @@ mod time;
 
 pub use admit::{Admission, admit};
 pub use cloudevent::{CloudEvent, default_kind, to_cloudevent};
+pub use coap::{
+    CoapPublication, FORMAT_PROPERTY, anonymous_coap_source, etag_of, event_from_coap, format_of,
+    format_of_event, media_type_of, senml_time,
+};
 pub use json::{JSON_FORMAT, to_structured_json};
 pub use mqtt::{Mqtt5Message, Unwrapped, from_mqtt5, to_mqtt5_binary, to_mqtt5_structured};
 pub use native::{SNIFF_HEAD_BYTES, SNIFF_MAX_BYTES};

@@ -54,7 +54,7 @@ fn source(scheme: &str, node: &str, device: &str) -> Text {
 }
 
 /// Percent-encodes what may not stand in a registered name or, with `also`, in one path segment.
-fn encode(text: &mut String, part: &str, also: &[u8]) {
+pub(super) fn encode(text: &mut String, part: &str, also: &[u8]) {
     use std::fmt::Write as _;
     for b in part.bytes() {
         if is_unreserved(b) || is_sub_delim(b) || also.contains(&b) {
