@@ -154,6 +154,11 @@ impl ScriptedHub {
         self.lock().mailboxes.len()
     }
 
+    /// So many positions go to messages that are of no interest here.
+    pub(crate) fn skip_positions(&self, count: u64) {
+        self.lock().last_position += count;
+    }
+
     /// The mailbox's budget was used up.
     pub(crate) fn evict_mailboxes(&self) {
         self.lock().mailboxes.clear();

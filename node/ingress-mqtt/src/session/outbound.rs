@@ -3,9 +3,13 @@
 //! A persistent session's messages of QoS 1 and 2 stay in its mailbox until the client has answered: PUBACK removes a
 //! QoS 1 message (in company, later), PUBREC a QoS 2 message together with the note that only PUBREL is due. So the
 //! machine keeps no payload of what is in flight; after a reconnect it reads the mailbox again from the oldest unanswered
-//! position and finds the packet identifiers in `Session::flights`. After a restart of the node only
-//! QoS 2 messages have their old identifiers; a QoS 1 message that was not answered comes under a new one, which costs
-//! nothing but a PUBACK that the client cannot place.
+//! position.
+//!
+//! **Packet identifiers.** A resend has the identifier of the first PUBLISH [MQTT-4.4.0-1], after a kill too. So that this
+//! takes no write per message, the identifier of a message in a mailbox is made from its position ([`identifier`],
+//! docs/adr/0012), which is on disk and never changes (P3). Two messages in flight may come to the same one; then the later
+//! one waits until the first is answered. What is in flight and in no mailbox (retained messages) has identifiers
+//! from a range of its own and ends with the process.
 
 use super::answers::Answer;
 use super::records::{self, OutboundRecord};
@@ -153,6 +157,9 @@ impl Machine {
     fn may_send_next(&self) -> bool {
         let (Some(next), Some(session)) = (self.pending.front(), self.session.as_ref()) else { return false };
         let qos = next.delivery.qos;
+        if !session.has_identifier_for(next) {
+            return false;
+        }
         // Behind a QoS 2 message whose identifier is not durable yet only its like may queue: order (P4).
         let preparing = session.flights.iter().any(|f| f.step == Step::Preparing);
         if preparing && qos != Qos::ExactlyOnce {
@@ -200,8 +207,9 @@ impl Machine {
         out: &mut Output,
     ) {
         let Some(session) = self.session.as_mut() else { return };
-        let pid = session.next_pid();
-        if let Err(error) = self.write_publish(cx, &delivery, pid, false, out) {
+        let pid = session.identifier_of(position);
+        let dup = session.was_sent_before(position);
+        if let Err(error) = self.write_publish(cx, &delivery, pid, dup, out) {
             self.too_large(cx, &delivery, error);
             if let Some(session) = self.session.as_mut() {
                 session.remove_from_mailbox(position);
@@ -221,7 +229,7 @@ impl Machine {
     /// must be used after a restart.
     fn start_preparing(&mut self, position: Option<Position>, delivery: Delivery) {
         let Some(session) = self.session.as_mut() else { return };
-        let pid = session.next_pid();
+        let pid = session.identifier_of(position);
         session.flights.push_back(Flight {
             pid,
             qos: Qos::ExactlyOnce,
@@ -254,8 +262,10 @@ impl Machine {
             let preparing = |f: &&mut Flight| f.pid == *pid && f.step == Step::Preparing;
             let Some(flight) = session.flights.iter_mut().find(preparing) else { continue };
             flight.step = Step::Sent;
+            let position = flight.position;
             let Some(delivery) = flight.delivery.take() else { continue };
-            if let Err(error) = self.write_publish(cx, &delivery, *pid, false, out) {
+            let dup = session.was_sent_before(position);
+            if let Err(error) = self.write_publish(cx, &delivery, *pid, dup, out) {
                 self.too_large(cx, &delivery, error);
                 self.refused_by_client(*pid);
             }
@@ -393,15 +403,41 @@ impl Machine {
 }
 
 impl Session {
-    /// The next identifier that is not in use [MQTT-2.2.1-4]. The window is far smaller than what there is to choose from.
-    fn next_pid(&mut self) -> u16 {
+    /// Whether the next message can be sent under an identifier that is not in use [MQTT-2.2.1-4].
+    fn has_identifier_for(&self, next: &Pending) -> bool {
+        if next.delivery.qos == Qos::AtMostOnce {
+            return true;
+        }
+        match next.delivery.position.filter(|_| next.mailbox) {
+            Some(position) => {
+                let pid = identifier(position);
+                !self.flights.iter().any(|f| f.pid == pid && f.position != Some(position))
+            }
+            None if self.number.is_none() => true,
+            // Of the range there is always one left, and finding it is no search.
+            None => self.flights.iter().filter(|f| f.position.is_none()).count() < usize::from(UNSTORED_MAX),
+        }
+    }
+
+    /// The identifier for a new message; [`Session::has_identifier_for`] said that there is one.
+    fn identifier_of(&mut self, position: Option<Position>) -> u16 {
+        if let Some(position) = position {
+            return identifier(position);
+        }
+        // The identifiers of mailboxes are not for others, in a session that has one.
+        let taken = if self.number.is_some() { IDENTIFIERS } else { 0 };
         loop {
-            self.last_pid = self.last_pid.checked_add(1).unwrap_or(1);
+            self.last_pid = self.last_pid.max(taken).checked_add(1).unwrap_or(taken + 1);
             let pid = self.last_pid;
             if !self.flights.iter().any(|f| f.pid == pid) {
                 return pid;
             }
         }
+    }
+
+    /// An earlier process of the node may have sent it: DUP, which says that this *might* be a resend [MQTT-3.3.1-1].
+    fn was_sent_before(&self, position: Option<Position>) -> bool {
+        position.is_some_and(|position| position <= self.sent_before)
     }
 
     fn remove_from_mailbox(&mut self, position: Option<Position>) {
@@ -450,7 +486,6 @@ impl Session {
             on_wire: false,
             delivery: None,
         });
-        self.last_pid = self.last_pid.max(pid);
     }
 
     /// After the start: in the order of the messages, which is the order to send them again.
@@ -463,6 +498,19 @@ impl Session {
         let durable = self.flights.iter().filter(|f| f.qos == Qos::ExactlyOnce && f.position.is_some());
         durable.map(move |f| records::pid_key(number, f.pid))
     }
+}
+
+/// Identifiers 1 to this one are made from positions. A prime: the positions that one session gets are often evenly
+/// spaced, and then they come to the same identifier only after all the others.
+const IDENTIFIERS: u16 = 61_441;
+/// Messages in flight at once that are in no mailbox; fewer than the identifiers that are left for them.
+const UNSTORED_MAX: u16 = (u16::MAX - IDENTIFIERS) / 2;
+
+/// The packet identifier of the message at this position of a mailbox. It is on disk by way of the position: a change
+/// here breaks resends over an upgrade.
+fn identifier(position: Position) -> u16 {
+    let index = position.0.saturating_sub(1) % u64::from(IDENTIFIERS);
+    u16::try_from(index + 1).unwrap_or(1)
 }
 
 /// Removes the first flight that fits; acknowledgements come in order, so it is nearly always the first one.

@@ -176,6 +176,81 @@ fn a_qos_2_identifier_is_durable_before_the_publish() {
 }
 
 #[test]
+fn a_restart_changes_no_qos_1_identifier() {
+    let node = Node::new();
+    let mut peer = node.connect(&kept(V3, "c"));
+    peer.subscribe("t", 1);
+    for payload in ["a", "b", "c"] {
+        publish(&node, "t", 1, payload);
+    }
+    publish(&node, "elsewhere", 1, "x");
+    publish(&node, "t", 1, "d");
+    assert_eq!(peer.received().len(), 4);
+    peer.send(&wire::ack(0x40, 1));
+    node.advance(1);
+    peer.tick(); // a's removal is durable
+    let node = node.restart();
+    publish(&node, "t", 1, "e");
+    let mut peer = node.accept();
+    peer.send(&kept(V3, "c").encode());
+    assert_eq!(
+        peer.received()[1..],
+        [again("t", "b", 1, 2), again("t", "c", 1, 3), again("t", "d", 1, 5), message("t", "e", 1, 6)],
+        "[MQTT-4.4.0-1], [MQTT-3.3.1-1]"
+    );
+}
+
+#[test]
+fn only_what_may_have_been_sent_comes_with_dup_after_a_restart() {
+    let node = Node::new();
+    let mut peer = node.connect(&kept(V3, "c"));
+    peer.subscribe("t", 2);
+    publish(&node, "t", 1, "sent");
+    assert_eq!(peer.received(), [message("t", "sent", 1, 1)]);
+    peer.cut();
+    publish(&node, "t", 1, "while it was away");
+    publish(&node, "t", 2, "and once");
+    let node = node.restart().restart(); // a process in which the client does not come changes nothing
+    let mut peer = node.accept();
+    peer.send(&kept(V3, "c").encode());
+    let away = [message("t", "while it was away", 1, 2), message("t", "and once", 2, 3)];
+    assert_eq!(peer.received()[1..], [&[again("t", "sent", 1, 1)][..], &away].concat());
+}
+
+#[test]
+fn a_message_waits_while_its_identifier_is_in_use() {
+    let node = Node::new();
+    let mut peer = node.connect(&kept(V3, "c"));
+    peer.subscribe("t", 1);
+    publish(&node, "t", 1, "a");
+    node.hub.skip_positions(61_440);
+    for payload in ["b", "c"] {
+        publish(&node, "t", 1, payload);
+    }
+    assert_eq!(peer.received(), [message("t", "a", 1, 1)], "b would be 1 again [MQTT-2.2.1-4]");
+    peer.cut();
+    let node = node.restart();
+    let mut peer = node.accept();
+    peer.send(&kept(V3, "c").encode());
+    assert_eq!(peer.received()[1..], [again("t", "a", 1, 1)]);
+    peer.send(&wire::ack(0x40, 1));
+    assert_eq!(peer.received(), [message("t", "b", 1, 1), message("t", "c", 1, 2)]);
+}
+
+#[test]
+fn retained_messages_take_no_identifier_of_the_mailbox() {
+    let node = Node::new();
+    let mut publisher = node.connect(&clean(V3, "p"));
+    let retained = wire::publish(V3, "r", 1, 1, false, "r");
+    publisher.send(&[&[retained[0] | 1], &retained[1..]].concat());
+    let mut peer = node.connect(&kept(V3, "c"));
+    peer.send(&wire::subscribe(V3, 1, &[("r", 1), ("t", 1)]));
+    publish(&node, "t", 1, "x");
+    let pids: Vec<_> = peer.received().iter().filter_map(pid_of).collect();
+    assert_eq!(pids, [61_442, 2]);
+}
+
+#[test]
 fn a_restart_changes_no_qos_2_identifier() {
     let node = Node::new();
     let mut peer = node.connect(&kept(V3, "c"));
@@ -343,7 +418,7 @@ fn expired_and_oversized_messages_are_not_sent() {
     peer.send(&kept(V5, "c").encode());
     peer.settle();
     assert!(peer.out.bytes.windows(5).any(|w| w == [0x02, 0, 0, 0, 50]), "[MQTT-3.3.2-6]");
-    assert_eq!(peer.received()[1..], [message("t", "longer", 1, 3)]);
+    assert_eq!(peer.received()[1..], [message("t", "longer", 1, 4)]);
     let figures = node.sessions.stats().snapshot();
     assert_eq!((figures.expired, figures.too_large_for_client), (1, 1));
 }
@@ -420,7 +495,7 @@ fn a_retained_message_in_flight_is_sent_again_from_memory() {
     peer.cut();
     let mut peer = node.accept();
     peer.send(&kept(V3, "c").encode());
-    assert!(matches!(&peer.received()[1], Sent::Publish { pid: 1, dup: true, retain: true, .. }));
+    assert!(matches!(&peer.received()[1], Sent::Publish { pid: 61_442, dup: true, retain: true, .. }));
     peer.send(&wire::ack(0x40, 1));
     peer.cut();
     assert_eq!(node.connect(&kept(V3, "c")).received(), []);
