@@ -44,25 +44,87 @@ pub enum OpenError {
         /// Who asks.
         user: u32,
     },
-    /// Mounted or marked read-only.
-    #[error("data directory {path} is read-only: remount it writable, or give another data_dir")]
+    /// On a file system that is mounted read-only.
+    #[error(
+        "data directory {path} is on a read-only file system: remount it writable (`mount -o remount,rw`), or give \
+         another data_dir"
+    )]
     ReadOnly {
         /// Which directory.
         path: PathBuf,
     },
-    /// No permission.
-    #[error("data directory {path} cannot be written by user id {user}: `chmod u+rwx {path}` as its owner")]
+    /// A mode forbids it to the owner.
+    #[error(
+        "data directory {path} cannot be written by user id {user}, because of the mode of {denied}: \
+         `chmod -R u+rwX {path}` as its owner"
+    )]
     Permission {
-        /// Which path.
+        /// Which directory.
+        path: PathBuf,
+        /// It, or what in it is the obstacle.
+        denied: PathBuf,
+        /// Who asks.
+        user: u32,
+    },
+    /// It is not there, and this user may not make it where it is to be.
+    #[error(
+        "data directory {path} does not exist, and user id {user} may not make it in {parent}: \
+         `install -d -m 700 -o {user} {path}` as root, or give another data_dir"
+    )]
+    CannotMake {
+        /// Which directory.
+        path: PathBuf,
+        /// The part of the path that is there.
+        parent: PathBuf,
+        /// Who asks.
+        user: u32,
+    },
+    /// A directory above it may not be searched.
+    #[error(
+        "data directory {path} cannot be reached by user id {user}: `chmod a+x {above}` as its owner, or give another \
+         data_dir"
+    )]
+    CannotReach {
+        /// Which directory.
+        path: PathBuf,
+        /// The directory above it that is closed.
+        above: PathBuf,
+        /// Who asks.
+        user: u32,
+    },
+    /// Something in it belongs to another user: a program was run as root once, or files were copied.
+    #[error(
+        "data directory {path} has {entry} in it, which belongs to user id {owner}; this program runs as user id {user}: \
+         `chown -R {user} {path}` as root"
+    )]
+    OwnerWithin {
+        /// Which directory.
+        path: PathBuf,
+        /// What is in it.
+        entry: PathBuf,
+        /// Whose that is.
+        owner: u32,
+        /// Who asks.
+        user: u32,
+    },
+    /// Owner and mode are right, and the system refuses all the same.
+    #[error(
+        "data directory {path} is protected by the system, the mode allows user id {user} to write there: `lsattr -d {path}` \
+         (`chattr -i` if it is immutable), or what confines this program (ReadWritePaths= of its systemd unit, AppArmor)"
+    )]
+    Protected {
+        /// Which directory.
         path: PathBuf,
         /// Who asks.
         user: u32,
     },
     /// The path is something else.
-    #[error("data directory {path} is not a directory: give another data_dir")]
+    #[error("data directory {path} cannot be: {file} is not a directory; give another data_dir")]
     NotADirectory {
         /// Which path.
         path: PathBuf,
+        /// It, or the part of it that is the obstacle.
+        file: PathBuf,
     },
     /// A directory with other things in it.
     #[error(
@@ -125,16 +187,12 @@ pub struct DirectoryLock {
 /// # Errors
 /// [`OpenError`], the first thing that is wrong.
 pub fn claim(path: &Path) -> Result<DirectoryLock, OpenError> {
-    if !path.exists() {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .map_err(|e| refused(path, "create it", e))?;
-    }
-    let metadata = fs::metadata(path).map_err(|e| refused(path, "look at it", e))?;
+    let metadata = match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => make(path)?,
+        found => found.map_err(|e| refused(path, "look at it", e))?,
+    };
     if !metadata.is_dir() {
-        return Err(OpenError::NotADirectory { path: path.to_owned() });
+        return Err(not_a_directory(path));
     }
     let user = rustix::process::geteuid().as_raw();
     // Root could write here, and would leave files behind that the owner cannot open again.
@@ -144,6 +202,17 @@ pub fn claim(path: &Path) -> Result<DirectoryLock, OpenError> {
     check_contents(path)?;
     check_format(path)?;
     lock(path)
+}
+
+fn make(path: &Path) -> Result<fs::Metadata, OpenError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.and_then(|()| fs::metadata(path)).map_err(|e| refused(path, "make it", e))
+}
+
+fn not_a_directory(path: &Path) -> OpenError {
+    let is_file = |part: &&Path| fs::metadata(part).is_ok_and(|metadata| !metadata.is_dir());
+    let file = path.ancestors().find(is_file).unwrap_or(path);
+    OpenError::NotADirectory { path: path.to_owned(), file: file.to_owned() }
 }
 
 /// For looking, not for writing: nothing is made, nothing is changed, and permission to read is enough. The lock keeps a
@@ -160,7 +229,7 @@ pub fn claim_to_read(path: &Path) -> Result<Option<DirectoryLock>, OpenError> {
         found => found.map_err(failed("look at it"))?,
     };
     if !metadata.is_dir() {
-        return Err(OpenError::NotADirectory { path: path.to_owned() });
+        return Err(not_a_directory(path));
     }
     let entries = fs::read_dir(path).map_err(failed("list it"))?;
     let ours = |name: &str| ["meta-", "journal", "format"].iter().any(|ours| name.starts_with(ours));
@@ -281,15 +350,56 @@ fn hold(path: &Path, mut file: File, what: &'static str) -> Result<DirectoryLock
 
 /// The error that says what to do about `error`.
 pub(crate) fn refused(path: &Path, what: &'static str, error: io::Error) -> OpenError {
-    let path = path.to_owned();
     match error.kind() {
-        io::ErrorKind::PermissionDenied => {
-            OpenError::Permission { path, user: rustix::process::geteuid().as_raw() }
-        }
-        io::ErrorKind::ReadOnlyFilesystem => OpenError::ReadOnly { path },
-        io::ErrorKind::NotADirectory => OpenError::NotADirectory { path },
-        _ => OpenError::Io { path, what, source: error },
+        io::ErrorKind::PermissionDenied => denied(path, rustix::process::geteuid().as_raw()),
+        io::ErrorKind::ReadOnlyFilesystem => OpenError::ReadOnly { path: path.to_owned() },
+        io::ErrorKind::NotADirectory => not_a_directory(path),
+        _ => OpenError::Io { path: path.to_owned(), what, source: error },
     }
+}
+
+/// Why `user` is not let in: the system says only that it is so, and the advice differs.
+fn denied(path: &Path, user: u32) -> OpenError {
+    let full = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let path = path.to_owned();
+    // The last part of the path that can be looked at: what is below it is not there, or behind a closed door.
+    let seen = full.ancestors().find(|part| fs::metadata(part).is_ok()).unwrap_or(&full).to_owned();
+    match fs::metadata(&path) {
+        Ok(metadata) => denied_within(path, &metadata, user),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            OpenError::CannotReach { path, above: seen, user }
+        }
+        Err(_) => OpenError::CannotMake { path, parent: seen, user },
+    }
+}
+
+/// What in an existing data directory stands in its owner's way.
+fn denied_within(path: PathBuf, metadata: &fs::Metadata, user: u32) -> OpenError {
+    if is_closed(metadata) {
+        return OpenError::Permission { denied: path.clone(), path, user };
+    }
+    let first = entries(&path);
+    let second = first.iter().flat_map(|(entry, _)| entries(entry));
+    let within: Vec<_> = first.iter().cloned().chain(second).collect();
+    if let Some((entry, metadata)) = within.iter().find(|(_, metadata)| metadata.uid() != user) {
+        return OpenError::OwnerWithin { path, entry: entry.clone(), owner: metadata.uid(), user };
+    }
+    match within.into_iter().find(|(_, metadata)| is_closed(metadata)) {
+        Some((denied, _)) => OpenError::Permission { path, denied, user },
+        None => OpenError::Protected { path, user },
+    }
+}
+
+/// Its mode does not let the owner do what a node does with it.
+fn is_closed(metadata: &fs::Metadata) -> bool {
+    let needed = if metadata.is_dir() { 0o700 } else { 0o600 };
+    !metadata.is_symlink() && metadata.mode() & needed != needed
+}
+
+/// What is in a directory, as far as it can be told: this is about a message.
+fn entries(dir: &Path) -> Vec<(PathBuf, fs::Metadata)> {
+    let found = fs::read_dir(dir).into_iter().flatten().flatten();
+    found.filter_map(|entry| Some((entry.path(), entry.metadata().ok()?))).collect()
 }
 
 #[cfg(test)]
@@ -364,10 +474,49 @@ mod tests {
 
     #[test]
     fn refusals_say_what_to_do() {
-        let path = Path::new("/data");
+        let path = Path::new("/data-of-nobody");
         let text = |kind: io::ErrorKind| refused(path, "open `lock`", kind.into()).to_string();
-        assert!(text(io::ErrorKind::ReadOnlyFilesystem).contains("read-only: remount it writable"));
-        assert!(text(io::ErrorKind::PermissionDenied).contains("chmod u+rwx /data"));
+        assert!(
+            text(io::ErrorKind::ReadOnlyFilesystem).contains("read-only file system: remount it writable")
+        );
+        assert!(text(io::ErrorKind::PermissionDenied).contains("does not exist"));
         assert!(text(io::ErrorKind::StorageFull).contains("open `lock` in data directory /data"));
+    }
+
+    /// The advice is about what is in the way. (Root is never in anybody's way: the end-to-end tests are somebody else.)
+    #[test]
+    fn permission_denied_has_many_reasons() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        let user = rustix::process::geteuid().as_raw();
+        let mode = |path: &Path, mode| {
+            fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        };
+        let text = |user| denied(&data, user).to_string();
+        let missing = text(user);
+        assert!(missing.contains("does not exist") && missing.contains("install -d"), "{missing}");
+        assert!(missing.contains(&format!("in {}:", dir.path().display())), "{missing}");
+        fs::create_dir_all(data.join("journal")).unwrap();
+        mode(&data, 0o555);
+        assert!(text(user).contains(&format!("the mode of {}: `chmod -R u+rwX", data.display())));
+        mode(&data, 0o755);
+        assert!(text(user).contains("protected by the system"));
+        fs::write(data.join("journal/a.seg"), "").unwrap();
+        mode(&data.join("journal/a.seg"), 0o400);
+        assert!(text(user).contains("the mode of ") && text(user).contains("journal/a.seg"));
+        let other = text(user + 1);
+        assert!(
+            other.contains("/journal in it, which belongs to user id") && other.contains("chown -R"),
+            "{other}"
+        );
+    }
+
+    #[test]
+    fn a_file_in_the_way_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "x").unwrap();
+        let error = claim(&file.join("data")).unwrap_err().to_string();
+        assert!(error.contains(&format!("{} is not a directory", file.display())), "{error}");
     }
 }

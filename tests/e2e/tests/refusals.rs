@@ -51,7 +51,7 @@ async fn a_data_directory_that_may_not_be_written_is_named_with_what_to_do() -> 
     let (code, line) = refused(scratch.path(), &data).await?;
     assert_eq!(code, Some(2), "{line}");
     assert!(line.contains(&data.display().to_string()) && line.contains("cannot be written by"), "{line}");
-    assert!(line.contains("chmod u+rwx"), "what to do: {line}");
+    assert!(line.contains("chmod -R u+rwX"), "what to do: {line}");
     std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o755))?;
     Ok(())
 }
