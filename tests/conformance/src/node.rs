@@ -1,0 +1,209 @@
+//! Listener, session engine, hub and a store in memory, wired as the daemon wires them.
+
+use crate::client::Client;
+use crate::packet::Packet;
+use crate::wire::{Connect, Version};
+use eventmesh_edge_contract::MemoryDisk;
+use eventmesh_edge_contract::suite::support::{spec_of, stream};
+use eventmesh_edge_core::Text;
+use eventmesh_edge_core::event::{Position, Timestamp};
+use eventmesh_edge_core::ports::clock::Clock;
+use eventmesh_edge_core::ports::hub::{Authenticator, Credentials, Denied, Hub, Principal};
+use eventmesh_edge_core::ports::store::{ReadError, Store, StreamId, Table, WhenFull};
+use eventmesh_edge_core::route::Router;
+use eventmesh_edge_ingress_mqtt::{ListenerOptions, SessionOptions, SessionStore, Sessions, bind};
+use eventmesh_edge_runtime::hub::{HubOptions, NodeHub};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+/// When the tests take place: 2026-09-21T14:13:20Z.
+const START: Timestamp = Timestamp(1_790_000_000_000);
+
+/// Follows the runtime's clock, which the tests move.
+struct RuntimeClock(Instant);
+
+impl Clock for RuntimeClock {
+    fn now(&self) -> Timestamp {
+        START.after(self.0.elapsed())
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+/// Lets in who shows the password `open sesame`.
+struct OnePassword;
+
+impl Authenticator for OnePassword {
+    fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Principal, Denied> {
+        let name = credentials.username.ok_or(Denied::NoCredentials)?;
+        if credentials.password != Some(b"open sesame") {
+            return Err(Denied::BadCredentials);
+        }
+        Ok(Principal { name: Text::from(name.to_owned()), anonymous: false })
+    }
+}
+
+/// What a node is made of.
+#[derive(Clone)]
+pub struct Setup {
+    /// The listener; anonymous clients are let in.
+    pub listener: ListenerOptions,
+    /// The client table.
+    pub sessions: SessionOptions,
+    /// Only who knows the password gets in.
+    pub password: bool,
+    /// Everything goes to a stream, as with the daemon's defaults. Without it a message that nobody subscribes to has
+    /// nobody who takes it.
+    pub stream: bool,
+    disk: MemoryDisk,
+}
+
+impl Setup {
+    fn new() -> Setup {
+        let mut listener = ListenerOptions::new(([127, 0, 0, 1], 0).into());
+        listener.limits.anonymous = true;
+        Setup {
+            listener,
+            sessions: SessionOptions::default(),
+            password: false,
+            stream: true,
+            disk: MemoryDisk::default(),
+        }
+    }
+}
+
+/// The store, as the client table reads it at the start.
+struct Scan<'a>(&'a dyn Store);
+
+impl SessionStore for Scan<'_> {
+    fn scan(
+        &self,
+        table: Table,
+        after: Option<&[u8]>,
+        max: usize,
+    ) -> Result<Vec<(bytes::Bytes, bytes::Bytes)>, ReadError> {
+        self.0.scan(table, &[], after, max)
+    }
+
+    fn before(&self) -> Position {
+        Position(Position::first_of(self.0.stats().epoch).0 - 1)
+    }
+}
+
+/// A node that runs.
+pub struct Node {
+    setup: Setup,
+    clock: Arc<dyn Clock>,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The client table.
+    pub sessions: Arc<Sessions>,
+    stop: [oneshot::Sender<()>; 2],
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Node {
+    /// With the usual limits.
+    pub async fn start() -> Node {
+        Node::with(|_| {}).await
+    }
+
+    /// With others.
+    pub async fn with(adjust: impl FnOnce(&mut Setup)) -> Node {
+        let mut setup = Setup::new();
+        adjust(&mut setup);
+        Node::run(setup, Arc::new(RuntimeClock(Instant::now()))).await
+    }
+
+    async fn run(setup: Setup, clock: Arc<dyn Clock>) -> Node {
+        let streams = [stream("default", &[], 1 << 24, WhenFull::DropOldest)];
+        let store: Arc<dyn Store> = setup.disk.open(spec_of(streams));
+        let router = Router::new(Vec::new(), setup.stream.then_some(StreamId(0))).unwrap();
+        let options = HubOptions::new(setup.sessions.node.clone());
+        let hub = NodeHub::new(options, store.clone(), router, clock.clone());
+        hub.restore().unwrap();
+        let port: Arc<dyn Hub> = hub.clone();
+        let sessions = Arc::new(Sessions::new(port, clock.clone(), setup.sessions.clone()));
+        sessions.restore(&Scan(&*store)).unwrap();
+        let mut options = setup.listener.clone();
+        options.limits.anonymous = !setup.password;
+        let auth = setup.password.then(|| Arc::new(OnePassword) as Arc<dyn Authenticator>);
+        let listener = bind(options, sessions.clone(), auth).unwrap();
+        let address = listener.local_addr();
+        let (stop_hub, hub_stopped) = oneshot::channel::<()>();
+        let (stop_listener, listener_stopped) = oneshot::channel::<()>();
+        let hubbing = tokio::spawn(hub.run(async { drop(hub_stopped.await) }));
+        let listening = tokio::spawn(async {
+            listener.run(async { drop(listener_stopped.await) }).await.unwrap();
+        });
+        let stop = [stop_listener, stop_hub];
+        Node { setup, clock, address, sessions, stop, tasks: [listening, hubbing] }
+    }
+
+    /// A socket that has said nothing yet; `version` says how its answers are read.
+    pub async fn open(&self, version: Version) -> Client {
+        Client::new(TcpStream::connect(self.address).await.unwrap(), version)
+    }
+
+    /// A client that was let in.
+    pub async fn connect(&self, connect: &Connect) -> Client {
+        let mut client = self.open(connect.version).await;
+        match client.connect(connect).await {
+            Some(Packet::ConnAck { present, code: 0, properties }) => {
+                client.session_present = present;
+                client.connack = properties;
+                client
+            }
+            other => panic!("the connection was to be accepted, {other:?} came"),
+        }
+    }
+
+    /// A client without a session.
+    pub async fn client(&self, version: Version, client_id: &str) -> Client {
+        self.connect(&Connect::new(version, client_id)).await
+    }
+
+    /// Lets time pass at once. Everything that is due has happened when a later packet is answered.
+    pub async fn advance(&self, secs: u64) {
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(secs)).await;
+        tokio::time::resume();
+    }
+
+    /// Stops in order: clients get their goodbye, what is in is committed.
+    pub async fn stop(self) {
+        self.down().await;
+    }
+
+    async fn down(self) -> (Setup, Arc<dyn Clock>) {
+        for (stop, task) in self.stop.into_iter().zip(self.tasks) {
+            stop.send(()).ok();
+            task.await.unwrap();
+        }
+        (self.setup, self.clock)
+    }
+
+    /// Stops and starts again on the same store.
+    pub async fn restart(self) -> Node {
+        let (setup, clock) = self.down().await;
+        Node::run(setup, clock).await
+    }
+
+    /// kill -9 and a new start on the same store: nobody is told, nothing is finished.
+    pub async fn kill(self) -> Node {
+        for task in &self.tasks {
+            task.abort();
+        }
+        for task in self.tasks {
+            drop(task.await);
+        }
+        Node::run(self.setup, self.clock).await
+    }
+}
