@@ -5,6 +5,7 @@
 //! reported at once ([`Problems`]), each with the key's full path and its line, and unknown keys fail. The only file that
 //! this crate reads is the configuration itself; certificates and password files are opened by whoever uses them.
 
+mod coap;
 mod convert;
 mod diff;
 mod environment;

@@ -152,11 +152,12 @@ pub struct Listener {
     pub auth: Auth,
     /// Certificate and key, if it speaks TLS.
     pub tls: Option<ListenerTls>,
-    /// Connections at a time; more are closed at once.
+    /// Connections at a time; more are closed at once. CoAP: devices known at a time, the one idle for longest is forgotten
+    /// for a new one.
     pub max_connections: u32,
     /// Passwords checked at a time: each takes a core and 19 MiB for a while.
     pub logins_at_once: u32,
-    /// Largest payload of one PUBLISH.
+    /// Largest payload of one PUBLISH, or body of one request.
     pub max_payload: ByteSize,
     /// Longest keep-alive: MQTT 5 clients that ask for more, or for none, are told this one [MQTT-3.2.2-21]. `None` lets
     /// the client choose, none included.
@@ -184,8 +185,10 @@ words! {
     pub enum ListenerKind {
         /// MQTT 3.1, 3.1.1 and 5 over TCP or TLS.
         Mqtt = "mqtt",
+        /// CoAP over UDP.
+        Coap = "coap",
     }
-    later: ["coap", "websocket"]
+    later: ["websocket"]
 }
 
 /// Who gets in.

@@ -128,7 +128,9 @@ fn is_reachable(listener: &Listener) -> bool {
 
 fn check_listeners(listeners: &[Listener], disk_max: ByteSize, problems: &mut Vec<Problem>) {
     for (index, listener) in listeners.iter().enumerate() {
-        let taken = listeners.iter().take(index).position(|l| l.bind == listener.bind && l.bind.port() != 0);
+        // UDP and TCP have ports of their own.
+        let same = |l: &Listener| (l.kind, l.bind) == (listener.kind, listener.bind) && l.bind.port() != 0;
+        let taken = listeners.iter().take(index).position(same);
         if let Some(earlier) = taken {
             let what = format!("is the address of listener[{earlier}] too, each needs its own");
             problems.push(Problem::of(format!("listener[{index}].bind = \"{}\"", listener.bind), what));

@@ -1,5 +1,6 @@
 //! One function per section: its keys, their defaults, their limits. The defaults fit a gateway with 256 MB of memory.
 
+use crate::coap;
 use crate::eventmesh::{self, EventMesh};
 use crate::http::{self, Http};
 use crate::model::{
@@ -191,19 +192,32 @@ fn listener(s: &mut Section<'_, '_>) -> RawListener {
     RawListener { section: 0, auth_stated: s.is_stated("auth"), listener: listener_keys(s) }
 }
 
+/// Which keys there are depends on the kind.
 fn listener_keys(s: &mut Section<'_, '_>) -> Listener {
+    match s.value("kind", ListenerKind::Mqtt) {
+        ListenerKind::Mqtt => mqtt_listener(s),
+        ListenerKind::Coap => coap::listener(s),
+    }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+pub(crate) fn max_payload(s: &mut Section<'_, '_>) -> ByteSize {
+    let largest = ByteSize::from_mib(16);
+    s.bounded("max_payload", ByteSize::from_kib(256), ByteSize::from_bytes(1)..=largest)
+}
+
+fn mqtt_listener(s: &mut Section<'_, '_>) -> Listener {
     Listener {
-        kind: s.value("kind", ListenerKind::Mqtt),
-        bind: s.value("bind", SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1883)),
+        kind: ListenerKind::Mqtt,
+        bind: s.value("bind", loopback(1883)),
         auth: auth(s),
         tls: s.optional_table("tls", listener_tls).flatten(),
         max_connections: s.bounded("max_connections", 10_000, 1..=1_000_000),
         logins_at_once: s.bounded("logins_at_once", 2, 1..=64),
-        max_payload: s.bounded(
-            "max_payload",
-            ByteSize::from_kib(256),
-            ByteSize::from_bytes(1)..=ByteSize::from_mib(16),
-        ),
+        max_payload: max_payload(s),
         keep_alive_max: keep_alive_max(s),
         connect_timeout: s.bounded("connect_timeout", 10 * SECOND, SECOND..=HOUR),
         when_full: s.value("when_full", ListenerWhenFull::Withhold),

@@ -4,7 +4,7 @@ use super::observe::ListenerView;
 use super::stage::{Stage, StopSignal};
 use anyhow::Context;
 use bytes::Bytes;
-use eventmesh_edge_config::{Auth, Config, Listener, ListenerWhenFull};
+use eventmesh_edge_config::{Auth, Config, Listener, ListenerKind, ListenerWhenFull};
 use eventmesh_edge_core::Text;
 use eventmesh_edge_core::event::Position;
 use eventmesh_edge_core::ports::clock::Clock;
@@ -25,6 +25,8 @@ use tracing::{error, info};
 /// Bound listeners; devices are let in once they are spawned.
 pub(super) struct Listeners {
     bound: Vec<Bound>,
+    #[cfg(feature = "coap")]
+    coap: super::coap::Listeners,
     stats: Arc<Stats>,
 }
 
@@ -41,6 +43,9 @@ impl Listeners {
         store: &Arc<dyn Store>,
         clock: &Arc<dyn Clock>,
     ) -> anyhow::Result<Listeners> {
+        refuse_what_is_left_out(config)?;
+        #[cfg(feature = "coap")]
+        let coap = super::coap::Listeners::bind(config, &hub, clock)?;
         let sessions = Arc::new(Sessions::new(hub, Arc::clone(clock), session_options(config)));
         let restored = sessions.restore(&StoreScan(store)).context("load the sessions of clients")?;
         info!(
@@ -55,8 +60,14 @@ impl Listeners {
         let bind = |(index, listener): (usize, &Listener)| {
             bind(config, listener, &sessions, &mut passwords).with_context(|| format!("listener[{index}]"))
         };
-        let bound = config.listeners.iter().enumerate().map(bind).collect::<anyhow::Result<_>>()?;
-        Ok(Listeners { bound, stats: Arc::clone(sessions.stats()) })
+        let mqtt = config.listeners.iter().enumerate().filter(|(_, l)| l.kind == ListenerKind::Mqtt);
+        let bound = mqtt.map(bind).collect::<anyhow::Result<_>>()?;
+        Ok(Listeners {
+            bound,
+            #[cfg(feature = "coap")]
+            coap,
+            stats: Arc::clone(sessions.stats()),
+        })
     }
 
     /// What came in, over all of them.
@@ -67,10 +78,12 @@ impl Listeners {
     /// The real addresses, as URLs.
     pub(super) fn urls(&self) -> Vec<String> {
         let scheme = |bound: &Bound| if bound.config.tls.is_some() { "mqtts" } else { "mqtt" };
-        self.bound
-            .iter()
-            .map(|bound| format!("{}://{}", scheme(bound), bound.listener.local_addr()))
-            .collect()
+        let mqtt =
+            self.bound.iter().map(|bound| format!("{}://{}", scheme(bound), bound.listener.local_addr()));
+        #[cfg(feature = "coap")]
+        return mqtt.chain(self.coap.urls()).collect();
+        #[cfg(not(feature = "coap"))]
+        mqtt.collect()
     }
 
     pub(super) fn views(&self) -> Vec<ListenerView> {
@@ -79,13 +92,19 @@ impl Listeners {
             address: bound.listener.local_addr(),
             connected: Box::new(bound.listener.connections()),
         };
-        self.bound.iter().map(view).collect()
+        let mqtt = self.bound.iter().map(view);
+        #[cfg(feature = "coap")]
+        return mqtt.chain(self.coap.views()).collect();
+        #[cfg(not(feature = "coap"))]
+        mqtt.collect()
     }
 
     pub(super) fn spawn(self, stage: &mut Stage) {
         let reloads: Vec<Reload> =
             self.bound.iter().map(|bound| Box::new(bound.listener.reload()) as Reload).collect();
         stage.spawn(|stop| reload_at_sighup(reloads.into(), stop));
+        #[cfg(feature = "coap")]
+        self.coap.spawn(stage);
         for Bound { listener, .. } in self.bound {
             let address = listener.local_addr();
             stage.spawn(|stop| async move {
@@ -93,6 +112,17 @@ impl Listeners {
                     error!(%address, %error, "listener ended");
                 }
             });
+        }
+    }
+}
+
+/// A listener whose protocol this program was built without.
+fn refuse_what_is_left_out(config: &Config) -> anyhow::Result<()> {
+    let left_out = |listener: &Listener| !cfg!(feature = "coap") && listener.kind == ListenerKind::Coap;
+    match config.listeners.iter().position(left_out) {
+        None => Ok(()),
+        Some(index) => {
+            anyhow::bail!("listener[{index}]: this program was built without CoAP (feature `coap`)")
         }
     }
 }

@@ -1,5 +1,7 @@
 //! `eventmesh-edge run`: parse, build, wire, run, drain.
 
+#[cfg(feature = "coap")]
+mod coap;
 mod desk;
 mod floor;
 mod listeners;

@@ -1,0 +1,86 @@
+//! CoAP listeners from their sections.
+
+use super::observe::ListenerView;
+use super::stage::Stage;
+use anyhow::Context;
+use eventmesh_edge_config::{Auth, Config, Listener, ListenerKind};
+use eventmesh_edge_core::Text;
+use eventmesh_edge_core::ports::clock::Clock;
+use eventmesh_edge_core::ports::hub::Hub;
+use eventmesh_edge_ingress_coap::{self as coap, ListenerOptions, ServiceOptions};
+use std::sync::Arc;
+use std::time::Duration;
+use tracing::error;
+
+/// Bound listeners; devices are served once they are spawned.
+#[derive(Default)]
+pub(super) struct Listeners(Vec<(Listener, coap::Listener)>);
+
+impl Listeners {
+    pub(super) fn bind(
+        config: &Config,
+        hub: &Arc<dyn Hub>,
+        clock: &Arc<dyn Clock>,
+    ) -> anyhow::Result<Listeners> {
+        let bind = |(index, listener): (usize, &Listener)| {
+            let bound = coap::bind(options(config, listener), Arc::clone(hub), Arc::clone(clock));
+            Ok((listener.clone(), bound.with_context(|| format!("listener[{index}]"))?))
+        };
+        let all = config.listeners.iter().enumerate();
+        let bound = all.filter(|(_, listener)| listener.kind == ListenerKind::Coap).map(bind);
+        bound.collect::<anyhow::Result<_>>().map(Listeners)
+    }
+
+    /// The real addresses, as URLs.
+    pub(super) fn urls(&self) -> impl Iterator<Item = String> {
+        self.0.iter().map(|(_, bound)| format!("coap://{}", bound.local_addr()))
+    }
+
+    pub(super) fn views(&self) -> impl Iterator<Item = ListenerView> {
+        self.0.iter().map(|(config, bound)| {
+            let stats = bound.stats();
+            ListenerView {
+                config: config.clone(),
+                address: bound.local_addr(),
+                connected: Box::new(move || usize::try_from(stats.snapshot().peers).unwrap_or(usize::MAX)),
+            }
+        })
+    }
+
+    pub(super) fn spawn(self, stage: &mut Stage) {
+        for (_, listener) in self.0 {
+            let address = listener.local_addr();
+            stage.spawn(|stop| async move {
+                if let Err(error) = listener.run(stop).await {
+                    error!(%address, %error, "listener ended");
+                }
+            });
+        }
+    }
+}
+
+/// Part of the time for a graceful stop in which requests at the store are answered.
+const LISTENERS_OF_STOP: f64 = 0.2;
+
+fn options(config: &Config, listener: &Listener) -> ListenerOptions {
+    let mut params = coap::Params::default();
+    params.peers_max = listener.max_connections as usize;
+    params.body_max_bytes = listener.max_payload.as_usize();
+    // Room for a few of the largest bodies at a time, in any case.
+    params.uploads_max_bytes = params.uploads_max_bytes.max(4 * params.body_max_bytes);
+    params.observations_max = listener.subscriptions_max as usize;
+    ListenerOptions {
+        bind: listener.bind,
+        service: ServiceOptions {
+            node: Text::from(config.node.name.to_string()),
+            anonymous_apart: config.listeners.iter().any(|other| other.auth != Auth::Anonymous),
+            params,
+        },
+        queue_events: listener.queue_events as usize,
+        stop_timeout: stop_timeout(config.node.stop_timeout),
+    }
+}
+
+fn stop_timeout(whole: Duration) -> Duration {
+    whole.mul_f64(LISTENERS_OF_STOP)
+}

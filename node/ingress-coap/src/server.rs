@@ -1,0 +1,224 @@
+//! The socket: one task per listener, which reads, decides and sends.
+
+use crate::link::{Event, Link};
+use crate::service::{Action, Context, Input, Output, Service, ServiceOptions};
+use crate::stats::Stats;
+use eventmesh_edge_core::ports::clock::Clock;
+use eventmesh_edge_core::ports::hub::{Hub, Outlet};
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::UdpSocket;
+use tokio::time::{sleep, timeout};
+
+/// One listener.
+#[derive(Clone, Debug)]
+pub struct ListenerOptions {
+    /// Address and port; port 0 takes any free one.
+    pub bind: SocketAddr,
+    /// The service behind it.
+    pub service: ServiceOptions,
+    /// Deliveries that wait for the task.
+    pub queue_events: usize,
+    /// How long a graceful stop may take.
+    pub stop_timeout: Duration,
+}
+
+/// Why a listener was not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The address is taken, not ours, or not allowed.
+    #[error("listen on {address} (UDP)")]
+    Bind {
+        /// Which address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The system gives no random numbers.
+    #[error("draw a key for Echo values: {0}")]
+    Random(getrandom::Error),
+}
+
+/// A bound listener; devices are served once it [runs](Listener::run).
+pub struct Listener {
+    socket: std::net::UdpSocket,
+    address: SocketAddr,
+    stop_timeout: Duration,
+    hub: Arc<dyn Hub>,
+    clock: Arc<dyn Clock>,
+    link: Arc<Link>,
+    service: Service,
+}
+
+/// Largest datagram.
+const DATAGRAM_MAX_BYTES: usize = 65_535;
+/// Datagrams read before others get their turn.
+const READS_AT_ONCE: usize = 64;
+/// Wanted of the system: a site of sensors sends at the full second.
+const RECEIVE_BUFFER_BYTES: usize = 1 << 20;
+
+/// Opens a listener. Needs no runtime.
+///
+/// # Errors
+/// [`BindError`] if the address cannot be had.
+pub fn bind(
+    options: ListenerOptions,
+    hub: Arc<dyn Hub>,
+    clock: Arc<dyn Clock>,
+) -> Result<Listener, BindError> {
+    let address = options.bind;
+    let failed = |source| BindError::Bind { address, source };
+    let socket = std::net::UdpSocket::bind(address).map_err(failed)?;
+    socket.set_nonblocking(true).map_err(failed)?;
+    if let Err(errno) = rustix::net::sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER_BYTES) {
+        tracing::debug!(%errno, "the receive buffer stays as it is");
+    }
+    let address = socket.local_addr().map_err(failed)?;
+    let (mut seed, mut key) = ([0; 8], [0; 32]);
+    getrandom::fill(&mut seed).map_err(BindError::Random)?;
+    getrandom::fill(&mut key).map_err(BindError::Random)?;
+    let link = Arc::new(Link::new(options.queue_events));
+    let observer = hub.attach(None, Some(Arc::clone(&link) as Arc<dyn Outlet>));
+    let service = Service::new(options.service, observer, u64::from_ne_bytes(seed), key);
+    Ok(Listener { socket, address, stop_timeout: options.stop_timeout, hub, clock, link, service })
+}
+
+impl Listener {
+    /// Where it listens, the port resolved.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What it counts; stays valid while the listener runs.
+    #[must_use]
+    pub fn stats(&self) -> Arc<Stats> {
+        Arc::clone(self.service.stats())
+    }
+
+    /// Serves devices until `stop` completes; then answers what is at the store, within the bound.
+    ///
+    /// # Errors
+    /// The socket cannot be handed to the runtime.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> std::io::Result<()> {
+        let socket = UdpSocket::from_std(self.socket)?;
+        let Listener { hub, clock, link, service, stop_timeout, .. } = self;
+        let mut running = Running {
+            socket,
+            hub,
+            clock,
+            link,
+            service,
+            buffer: vec![0; DATAGRAM_MAX_BYTES],
+            out: Output::default(),
+        };
+        let mut stop = pin!(stop);
+        loop {
+            let due = running.service.deadline().saturating_sub(running.clock.monotonic());
+            tokio::select! {
+                () = &mut stop => break,
+                () = running.link.woken() => running.take(),
+                readable = running.socket.readable() => match readable {
+                    Ok(()) => running.read(),
+                    Err(error) => running.cannot_read(&error).await,
+                },
+                () = sleep(due) => running.handle(Input::Tick),
+            }
+            // Many datagrams in a row must not keep the hub from its work.
+            tokio::task::yield_now().await;
+        }
+        running.finish(stop_timeout).await;
+        Ok(())
+    }
+}
+
+/// A listener at work.
+struct Running {
+    socket: UdpSocket,
+    hub: Arc<dyn Hub>,
+    clock: Arc<dyn Clock>,
+    link: Arc<Link>,
+    service: Service,
+    buffer: Vec<u8>,
+    out: Output,
+}
+
+impl Running {
+    fn handle(&mut self, input: Input<'_>) {
+        let Running { service, hub, clock, out, .. } = self;
+        let cx = Context { now: clock.monotonic(), wall: clock.now(), hub: &**hub };
+        service.handle(&cx, input, out);
+        self.flush();
+    }
+
+    fn read(&mut self) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        for _ in 0..READS_AT_ONCE {
+            match self.socket.try_recv_from(&mut buffer) {
+                Ok((length, peer)) => {
+                    let bytes = buffer.get(..length).unwrap_or_default();
+                    self.handle(Input::Datagram { peer, bytes, multicast: false });
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+                // The network's answer to something that was sent: the peer is gone, which its timers will tell.
+                Err(error) => tracing::debug!(%error, "a datagram could not be delivered"),
+            }
+        }
+        self.buffer = buffer;
+    }
+
+    /// Waiting keeps the loop from spinning.
+    async fn cannot_read(&self, error: &std::io::Error) {
+        tracing::warn!(%error, "cannot read from the socket, trying again");
+        sleep(Duration::from_millis(100)).await;
+    }
+
+    fn take(&mut self) {
+        for event in self.link.take() {
+            match event {
+                Event::Completed { token, result } => self.handle(Input::Completed { token, result }),
+                Event::Delivery(delivery) => self.handle(Input::Delivery(delivery)),
+            }
+        }
+    }
+
+    /// What the socket does not take is lost like any datagram: who waits for it asks again, or is told again.
+    fn flush(&mut self) {
+        for (peer, datagram) in self.out.datagrams.drain(..) {
+            let stats = self.service.stats();
+            match self.socket.try_send_to(&datagram, peer) {
+                Ok(sent) => stats.add(|s| &s.bytes_out, sent),
+                Err(error) => {
+                    stats.add(|s| &s.unsent, 1);
+                    tracing::debug!(%error, %peer, "a datagram was not sent");
+                }
+            }
+        }
+        for action in self.out.actions.drain(..) {
+            match action {
+                Action::Submit { token, submission } => {
+                    let link = Arc::clone(&self.link);
+                    let done = move |result| link.push(Event::Completed { token, result });
+                    self.hub.submit(submission, Box::new(done));
+                }
+            }
+        }
+    }
+
+    /// Nothing new is read; what is at the store is answered.
+    async fn finish(&mut self, limit: Duration) {
+        let settle = async {
+            while !self.service.is_settled() {
+                self.link.woken().await;
+                self.take();
+            }
+        };
+        if timeout(limit, settle).await.is_err() {
+            tracing::warn!("the store did not answer in time, devices will ask again");
+        }
+    }
+}

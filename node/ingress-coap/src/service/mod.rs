@@ -1,0 +1,249 @@
+//! Requests to publications and back: the whole of a listener but its socket.
+//!
+//! [`Service::handle`] takes what happened ([`Input`]) and appends what to do ([`Output`]). It asks the hub's namespace
+//! (subscribe, retained) directly, because that answers at once; what becomes durable goes out as [`Action::Submit`] and
+//! comes back as [`Input::Completed`], and only then is the request answered (P1).
+//!
+//! - `publish`: POST, PUT, DELETE and their outcome
+//! - `read`: GET of a value, of the topics under a filter, of `/.well-known/core`
+//! - `observers`: who observes what, over one subscriber of the hub for all of them
+
+mod observers;
+mod publish;
+mod read;
+#[cfg(test)]
+mod tests;
+
+use crate::path::{self, Target};
+use crate::stats::Stats;
+use bytes::Bytes;
+use eventmesh_edge_coap::endpoint::Output as Out;
+use eventmesh_edge_coap::{Code, Endpoint, ExchangeNo, Params, Request, Response, Token};
+use eventmesh_edge_core::Text;
+use eventmesh_edge_core::event::Timestamp;
+use eventmesh_edge_core::ports::hub::{Accepted, Delivery, Hub, Submission, SubscriberId};
+use eventmesh_edge_core::ports::store::CommitError;
+use observers::Observers;
+use publish::Pending;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a service is made with.
+#[derive(Clone, Debug)]
+pub struct ServiceOptions {
+    /// Name of the node: the authority of every `source`.
+    pub node: Text,
+    /// Others on this node prove who they are: devices here get a `source` that none of those has.
+    pub anonymous_apart: bool,
+    /// The endpoint's times and bounds.
+    pub params: Params,
+}
+
+/// What the service may look at while it handles one input.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// Monotonic time.
+    pub now: Duration,
+    /// Wall clock.
+    pub wall: Timestamp,
+    /// The hub.
+    pub hub: &'a dyn Hub,
+}
+
+/// What happened.
+pub enum Input<'a> {
+    /// A datagram came in.
+    Datagram {
+        /// From whom.
+        peer: SocketAddr,
+        /// Its bytes.
+        bytes: &'a [u8],
+        /// It was sent to a group.
+        multicast: bool,
+    },
+    /// A submission is durable, or failed.
+    Completed {
+        /// As in [`Action::Submit`].
+        token: u64,
+        /// The outcome.
+        result: Result<Accepted, CommitError>,
+    },
+    /// Somebody published what observers asked for.
+    Delivery(Delivery),
+    /// A deadline may have passed.
+    Tick,
+}
+
+/// What to do.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// To be sent, in order.
+    pub datagrams: Vec<(SocketAddr, Bytes)>,
+    /// In order.
+    pub actions: Vec<Action>,
+}
+
+/// Something that needs the world.
+#[derive(Debug)]
+pub enum Action {
+    /// Commit; answer with [`Input::Completed`] carrying the token.
+    Submit {
+        /// To be returned.
+        token: u64,
+        /// What to commit.
+        submission: Submission,
+    },
+}
+
+/// A request as the endpoint gives it.
+struct Asked {
+    exchange: ExchangeNo,
+    peer: SocketAddr,
+    token: Token,
+    multicast: bool,
+    request: Box<Request>,
+}
+
+/// See the module's description.
+pub struct Service {
+    options: ServiceOptions,
+    endpoint: Endpoint<SocketAddr>,
+    /// What the endpoint said while one input is handled.
+    said: Vec<Out<SocketAddr>>,
+    pending: HashMap<u64, Pending>,
+    next_token: u64,
+    /// Topics whose value is being written, and how often.
+    writing: HashMap<Text, u32>,
+    observers: Observers,
+    stats: Arc<Stats>,
+}
+
+impl Service {
+    /// A service that knows nobody. `observer`: the subscriber of the hub that all observations share. `seed` and `key`
+    /// are the endpoint's.
+    #[must_use]
+    pub fn new(options: ServiceOptions, observer: SubscriberId, seed: u64, key: [u8; 32]) -> Service {
+        Service {
+            endpoint: Endpoint::new(options.params.clone(), seed, key),
+            options,
+            said: Vec::new(),
+            pending: HashMap::new(),
+            next_token: 1,
+            writing: HashMap::new(),
+            observers: Observers::new(observer),
+            stats: Arc::default(),
+        }
+    }
+
+    /// What it counts.
+    #[must_use]
+    pub fn stats(&self) -> &Arc<Stats> {
+        &self.stats
+    }
+
+    /// When a [`Input::Tick`] has something to do, at the latest.
+    #[must_use]
+    pub fn deadline(&self) -> Duration {
+        self.endpoint.deadline()
+    }
+
+    /// Nothing waits for the store.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    /// Takes what happened.
+    pub fn handle(&mut self, cx: &Context<'_>, input: Input<'_>, out: &mut Output) {
+        match input {
+            Input::Datagram { peer, bytes, multicast } => {
+                self.stats.add(|s| &s.datagrams_in, 1);
+                self.stats.add(|s| &s.bytes_in, bytes.len());
+                self.endpoint.receive(cx.now, peer, bytes, multicast, &mut self.said);
+            }
+            Input::Completed { token, result } => self.completed(cx, token, result),
+            Input::Delivery(delivery) => self.delivery(cx, &delivery),
+            Input::Tick => {
+                self.endpoint.tick(cx.now, &mut self.said);
+                self.note_figures();
+            }
+        }
+        self.act(cx, out);
+    }
+
+    /// Does what the endpoint says, until it says nothing more.
+    fn act(&mut self, cx: &Context<'_>, out: &mut Output) {
+        while !self.said.is_empty() {
+            for said in std::mem::take(&mut self.said) {
+                match said {
+                    Out::Send { peer, datagram } => out.datagrams.push((peer, datagram)),
+                    Out::Request { exchange, peer, token, multicast, request } => {
+                        self.ask(cx, &Asked { exchange, peer, token, multicast, request }, out);
+                    }
+                    Out::Notified { .. } => {}
+                    Out::ObserverGone { peer, token } => self.observers.remove(cx.hub, peer, token),
+                }
+            }
+        }
+    }
+
+    fn ask(&mut self, cx: &Context<'_>, asked: &Asked, out: &mut Output) {
+        let response = match path::target(&asked.request) {
+            Err(refusal) => Some(refusal),
+            Ok(Target::Core) => Some(read::core(&asked.request)),
+            Ok(Target::Topic(topic)) => self.topic(cx, asked, topic.into_text(), out),
+            Ok(Target::Filter(filter)) => Some(self.filter(cx, asked, &filter)),
+        };
+        if let Some(response) = response {
+            self.respond(cx, asked.exchange, response);
+        }
+    }
+
+    /// The response, unless it has to wait for the store.
+    fn topic(&mut self, cx: &Context<'_>, asked: &Asked, topic: Text, out: &mut Output) -> Option<Response> {
+        // RFC 7252 section 8.1: a group is asked, it is not told.
+        if asked.multicast {
+            return Some(Response::new(Code::METHOD_NOT_ALLOWED));
+        }
+        match asked.request.method {
+            Code::GET => Some(self.read(cx, asked, &topic)),
+            Code::POST | Code::PUT | Code::DELETE => self.publish(cx, asked, topic, out),
+            _ => Some(Response::error(Code::METHOD_NOT_ALLOWED, "a topic knows GET, POST, PUT and DELETE")),
+        }
+    }
+
+    fn respond(&mut self, cx: &Context<'_>, exchange: ExchangeNo, response: Response) {
+        self.endpoint.respond(cx.now, exchange, response, &mut self.said);
+    }
+
+    /// Who says so in the query, or the address.
+    fn source(&self, peer: SocketAddr, request: &Request) -> Text {
+        let address;
+        let device = match request.argument("ep") {
+            Some(name) if !name.is_empty() => name,
+            _ => {
+                address = peer.ip().to_canonical().to_string();
+                &address
+            }
+        };
+        if self.options.anonymous_apart {
+            eventmesh_edge_core::mapping::anonymous_coap_source(&self.options.node, device)
+        } else {
+            eventmesh_edge_core::mapping::coap_source(&self.options.node, device)
+        }
+    }
+
+    fn note_figures(&self) {
+        let (counters, gauges) = (self.endpoint.counters(), self.endpoint.gauges());
+        let stats = &self.stats;
+        stats.set(|s| &s.peers, gauges.peers as u64);
+        stats.set(|s| &s.observations, gauges.observations as u64);
+        stats.set(|s| &s.malformed, counters.malformed);
+        stats.set(|s| &s.duplicates, counters.duplicates);
+        stats.set(|s| &s.retransmissions, counters.retransmissions);
+        stats.set(|s| &s.overloaded, counters.overloaded);
+        stats.set(|s| &s.curbed, counters.curbed);
+    }
+}

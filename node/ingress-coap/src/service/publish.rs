@@ -1,0 +1,152 @@
+//! POST, PUT and DELETE: one submission each, answered when it is durable (P1).
+
+use super::{Action, Asked, Context, Output, Service};
+use bytes::Bytes;
+use eventmesh_edge_coap::{Code, ExchangeNo, Request, Response, option};
+use eventmesh_edge_core::Text;
+use eventmesh_edge_core::mapping::{CoapPublication, etag_of, event_from_coap};
+use eventmesh_edge_core::ports::hub::{Accepted, Publication, Submission};
+use eventmesh_edge_core::ports::store::CommitError;
+use std::time::Duration;
+
+/// A request that waits for the store.
+#[derive(Debug)]
+pub(super) struct Pending {
+    exchange: ExchangeNo,
+    /// The answer if it is stored.
+    success: Code,
+    /// The topic whose value it writes.
+    writes: Option<Text>,
+}
+
+/// Max-Age of a refusal: when to ask again.
+const FULL_FOR_SECS: u32 = 30;
+const BROKEN_FOR_SECS: u32 = 10;
+
+impl Service {
+    pub(super) fn publish(
+        &mut self,
+        cx: &Context<'_>,
+        asked: &Asked,
+        topic: Text,
+        out: &mut Output,
+    ) -> Option<Response> {
+        let request = &asked.request;
+        let success = match self.preconditions(cx, request, &topic) {
+            Ok(success) => success,
+            Err(refusal) => return Some(refusal),
+        };
+        let writes = (request.method != Code::POST).then(|| topic.clone());
+        let source = self.source(asked.peer, request);
+        let expiry = match expiry(request) {
+            Ok(expiry) => expiry,
+            Err(refusal) => return Some(refusal),
+        };
+        let is_delete = request.method == Code::DELETE;
+        let event = event_from_coap(CoapPublication {
+            topic,
+            // An empty value is none: that is how a topic is cleared in the namespace that MQTT shares [MQTT-3.3.1-6].
+            payload: if is_delete { Bytes::new() } else { request.payload.clone() },
+            retain: writes.is_some(),
+            format: request.content_format.filter(|_| !is_delete),
+            id: request.argument("id"),
+            time: request.argument("time"),
+            expiry,
+            source: &source,
+            received: cx.wall,
+        });
+        if let Some(topic) = &writes {
+            *self.writing.entry(topic.clone()).or_default() += 1;
+        }
+        let token = self.next_token;
+        self.next_token += 1;
+        self.pending.insert(token, Pending { exchange: asked.exchange, success, writes });
+        self.stats.add(|s| &s.published, 1);
+        let submission = Submission {
+            publications: vec![Publication { event, publisher: None }],
+            refuse_when_full: true,
+            ..Submission::default()
+        };
+        out.actions.push(Action::Submit { token, submission });
+        None
+    }
+
+    /// The code of success; what speaks against it (RFC 7252 section 5.10.8).
+    fn preconditions(&self, cx: &Context<'_>, request: &Request, topic: &Text) -> Result<Code, Response> {
+        if request.method == Code::PUT && request.payload.is_empty() {
+            return Err(Response::error(Code::BAD_REQUEST, "a value is not empty; DELETE clears it"));
+        }
+        let conditional = !request.if_match.is_empty() || request.if_none_match;
+        if request.method == Code::POST && !conditional {
+            return Ok(Code::CHANGED);
+        }
+        if conditional && self.writing.contains_key(topic) {
+            // Which of the two comes first is not known yet.
+            return Err(Response::error(
+                Code::CONFLICT,
+                "another write of this value is under way, try again",
+            ));
+        }
+        let value = self.value(cx, topic);
+        let etag = value.as_deref().map(etag_of);
+        let matches = |wanted: &Vec<u8>| etag.is_some_and(|etag| wanted.is_empty() || *wanted == etag);
+        let failed = (!request.if_match.is_empty() && !request.if_match.iter().any(matches))
+            || (request.if_none_match && value.is_some());
+        if failed {
+            return Err(Response::new(Code::PRECONDITION_FAILED));
+        }
+        Ok(match request.method {
+            Code::DELETE => Code::DELETED,
+            Code::PUT if value.is_none() => Code::CREATED,
+            _ => Code::CHANGED,
+        })
+    }
+
+    pub(super) fn completed(&mut self, cx: &Context<'_>, token: u64, result: Result<Accepted, CommitError>) {
+        let Some(pending) = self.pending.remove(&token) else { return };
+        if let Some(topic) = pending.writes
+            && let Some(writers) = self.writing.get_mut(&topic)
+        {
+            *writers -= 1;
+            if *writers == 0 {
+                self.writing.remove(&topic);
+            }
+        }
+        let response = match result {
+            Ok(_) => Response::new(pending.success),
+            Err(error) => self.refused(&error),
+        };
+        self.respond(cx, pending.exchange, response);
+    }
+
+    fn refused(&self, error: &CommitError) -> Response {
+        let (code, why, again_secs) = match error {
+            CommitError::Full { .. } => {
+                self.stats.add(|s| &s.refused_full, 1);
+                return Response::error(Code::SERVICE_UNAVAILABLE, "no room on disk")
+                    .with_uint(option::MAX_AGE, FULL_FOR_SECS);
+            }
+            CommitError::TooLarge { .. } => {
+                (Code::REQUEST_ENTITY_TOO_LARGE, "larger than the store takes", None)
+            }
+            CommitError::Io(_) => (Code::SERVICE_UNAVAILABLE, "not stored", Some(BROKEN_FOR_SECS)),
+            CommitError::Closed => (Code::SERVICE_UNAVAILABLE, "the node stops", Some(BROKEN_FOR_SECS)),
+        };
+        self.stats.add(|s| &s.failed, 1);
+        tracing::warn!(%error, %code, "a publication was not stored");
+        let response = Response::error(code, why);
+        match again_secs {
+            Some(secs) => response.with_uint(option::MAX_AGE, secs),
+            None => response,
+        }
+    }
+}
+
+/// `?expiry=SECONDS`: how long the message is worth something.
+fn expiry(request: &Request) -> Result<Option<Duration>, Response> {
+    let Some(text) = request.argument("expiry") else { return Ok(None) };
+    match text.parse::<u32>() {
+        Ok(secs) if secs > 0 => Ok(Some(Duration::from_secs(secs.into()))),
+        _ => Err(Response::error(Code::BAD_REQUEST, "expiry is a number of seconds, at least 1")),
+    }
+}
