@@ -297,7 +297,7 @@ fn tidy(
     }
     let mut engine = core.engine();
     engine.counters.quarantined += (opened.quarantined.len() + opened.damaged.len()) as u64;
-    engine.counters.spare_segments = pool.ready() as u64;
+    engine.counts_ready(pool.ready(), pool.reserved());
 }
 
 fn check_spec(spec: &StoreSpec) -> Result<(), OpenError> {

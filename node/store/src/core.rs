@@ -10,8 +10,9 @@ use crate::engine::ahead::{LOOK_AHEAD, MARKS_MAX};
 use crate::engine::mailboxes::Claim;
 use crate::engine::read::{Plan, fetch, lock_generations};
 use crate::engine::recent::{FoundEvent, Harvest, Want};
+use crate::engine::room::is_no_room;
 use crate::engine::spaces::Spaces;
-use crate::engine::{Engine, Finished, Internal, Request, Seal, SharedGenerations, commit_io, keys};
+use crate::engine::{Engine, Finished, Internal, Request, Seal, SharedGenerations, keys};
 use crate::journal::writer::{Pool, Writer};
 use crate::journal::{QUARANTINE, path_of};
 use bytes::Bytes;
@@ -67,6 +68,9 @@ impl Core {
 
     /// Makes one group from the front of the queue durable. The lock is not held while the disk works.
     pub(crate) fn commit_group(&self, writer: &mut Writer, queue: &mut VecDeque<Request>) -> Round {
+        if self.engine().is_short_of_room() && queue.iter().any(|request| !request.commit.events.is_empty()) {
+            self.make_room();
+        }
         if writer.active().is_none()
             && let Err(error) = self.open_segment(writer)
         {
@@ -108,16 +112,24 @@ impl Core {
         let (lsn, position) = self.engine().next_numbers();
         let active = writer.activate(lsn, position)?.clone();
         let mut engine = self.engine();
+        engine.counts_ready(self.pool.ready(), self.pool.reserved());
         engine.segment_opened(&active);
-        engine.counters.spare_segments = self.pool.ready() as u64;
         Ok(())
     }
 
     fn refuse(&self, queue: &mut VecDeque<Request>, error: io::Error) -> Round {
         tracing::error!(%error, "no journal segment can be opened, commits fail");
-        self.engine().io_failed = true;
         let error = Arc::new(error);
-        let answers = queue.drain(..).map(|request| (request.done, Err(commit_io(&error)))).collect();
+        let mut engine = self.engine();
+        engine.io_failed = true;
+        if is_no_room(&error) {
+            engine.ran_out_of_room(&error);
+        }
+        let answers = queue.drain(..).map(|request| {
+            let refusal = engine.refusal(&request.commit, &error);
+            (request.done, Err(refusal))
+        });
+        let answers = answers.collect();
         Round { finished: Finished { answers, ..Finished::default() }, failed: true }
     }
 
@@ -344,17 +356,12 @@ impl Core {
             tracing::warn!(%error, "answered commits wait for the views, the journal has them");
         }
         self.expire();
-        let work = self.engine().take_checkpoint();
-        if let Some(work) = work {
-            let done = work();
-            let outcome = self.engine().end_checkpoint(done);
-            self.note(outcome, "checkpoint failed, the journal keeps what it would have held");
-        }
+        self.checkpoint();
         self.release_segments();
         self.seal();
         self.remove_generations();
         self.release_segments();
-        self.make_spare();
+        self.make_room();
         let generations = {
             let generations = lock_generations(&self.generations);
             (generations.disk_bytes(), generations.bytes_written())
@@ -364,7 +371,7 @@ impl Core {
             self.look_ahead(idx, LOOK_AHEAD, "oldest events cannot be read ahead");
         }
         let mut engine = self.engine();
-        engine.disk_changed(self.pool.ready(), generations);
+        engine.generations_changed(generations);
         engine.relieve_disk();
         engine.ask_checkpoint();
         engine.has_internal()
@@ -418,6 +425,31 @@ impl Core {
         }
     }
 
+    /// Writes the checkpoint that is ready. Where there is no room for it, the ballast makes some.
+    fn checkpoint(&self) {
+        let work = self.engine().take_checkpoint();
+        let Some(work) = work else { return };
+        if self.engine().needs_ballast() {
+            self.lend_ballast();
+        }
+        let done = work();
+        let outcome = self.engine().end_checkpoint(done);
+        let had_no_room = matches!(&outcome, Err(BackingError::Io { source, .. }) if is_no_room(source));
+        self.engine().checkpoint_ended(had_no_room);
+        if had_no_room && self.lend_ballast() {
+            return;
+        }
+        self.note(outcome, "checkpoint failed, the journal keeps what it would have held");
+    }
+
+    fn lend_ballast(&self) -> bool {
+        let lent = self.pool.give_up_ballast();
+        if lent {
+            self.engine().lent_ballast(self.pool.reserved());
+        }
+        lent
+    }
+
     fn release_segments(&self) {
         let released = self.engine().take_releasable();
         for number in released {
@@ -465,16 +497,22 @@ impl Core {
         }
     }
 
-    fn make_spare(&self) {
-        let wanted = {
+    /// Makes what is missing of the reserve, and then, if one is wanted, a segment for the events to come.
+    fn make_room(&self) {
+        let wants_reserve = {
             let mut engine = self.engine();
-            engine.counters.spare_segments = self.pool.ready() as u64;
-            engine.wants_spare() && !engine.blocked
+            engine.counts_ready(self.pool.ready(), self.pool.reserved());
+            engine.wants_reserve()
         };
-        if wanted && let Err(error) = self.pool.make() {
-            tracing::warn!(%error, "no journal segment can be prepared");
-            self.engine().blocked = true;
-        }
+        let reserve = if wants_reserve { self.pool.fill_reserve() } else { Ok(()) };
+        let wants_spare = {
+            let mut engine = self.engine();
+            engine.counts_ready(self.pool.ready(), self.pool.reserved());
+            reserve.is_ok() && engine.wants_spare()
+        };
+        let spare = if wants_spare { self.pool.make() } else { Ok(()) };
+        let ready = (self.pool.ready(), self.pool.reserved());
+        self.engine().looked_for_room(ready, reserve, spare);
     }
 
     /// Copies a damaged segment aside, for whoever wants to look; the oldest copies make room.

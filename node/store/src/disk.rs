@@ -54,12 +54,34 @@ pub trait DiskFile: Send + Sync {
     /// From the file system.
     fn set_len(&self, len: u64) -> io::Result<()>;
 
+    /// Gives a new file blocks for its first `len` bytes, which read as zeros: a later write there is not refused for want
+    /// of room.
+    ///
+    /// # Errors
+    /// From the file system; some of the blocks may be there.
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        write_zeros(self, len)
+    }
+
     /// fdatasync: what was written, and the size, survive a power cut once this returned.
     ///
     /// # Errors
     /// From the device. After an error nothing that was written since the last success can be relied on, and a later
     /// success says nothing about it (Linux marks the pages clean).
     fn sync_data(&self) -> io::Result<()>;
+}
+
+/// Writes zeros into the first `len` bytes.
+pub(crate) fn write_zeros<F: DiskFile + ?Sized>(file: &F, len: u64) -> io::Result<()> {
+    let zeros = [0; 64 << 10];
+    let mut at = 0;
+    while at < len {
+        let rest = usize::try_from(len - at).unwrap_or(usize::MAX);
+        let piece = zeros.get(..rest).unwrap_or(&zeros);
+        file.write_at(at, piece)?;
+        at += piece.len() as u64;
+    }
+    Ok(())
 }
 
 /// A directory entry.
@@ -219,6 +241,15 @@ impl DiskFile for RealFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.0.set_len(len)
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        use rustix::fs::{FallocateFlags, fallocate};
+        match fallocate(&self.0, FallocateFlags::empty(), 0, len) {
+            // What a file system cannot promise it has to be given.
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => write_zeros(self, len),
+            done => Ok(done?),
+        }
     }
 
     fn sync_data(&self) -> io::Result<()> {

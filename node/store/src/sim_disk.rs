@@ -476,6 +476,22 @@ impl DiskFile for SimFile {
         })
     }
 
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        let end = usize::try_from(len).map_err(io::Error::other)?;
+        self.with(|state, number| {
+            fail(state.step(Kind::Write))?;
+            let used = state.used();
+            let capacity = state.capacity;
+            let inode = state.inodes.get_mut(&number).ok_or(io::ErrorKind::NotFound)?;
+            let grows = end.saturating_sub(inode.current.len());
+            if capacity.is_some_and(|capacity| used + grows > capacity) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            inode.write(Change::Len(end));
+            Ok(())
+        })
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.with(|state, number| {
             let fault = state.step(Kind::Sync);

@@ -361,7 +361,8 @@ pub struct Committed {
 /// Why a commit was not made durable. Nothing of it is on disk, or nothing of it will be believed at the next start.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CommitError {
-    /// A consumer's budget or the disk limit is used up. Retry when [`Store::watch`] says that room returned.
+    /// A consumer's budget or the disk limit is used up, or the file system is full. Retry when [`Store::watch`] says that
+    /// room returned.
     #[error("stream {stream:?} is full: {used} of {max} bytes, {need} more asked for")]
     Full {
         /// Which stream.

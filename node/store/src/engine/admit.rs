@@ -2,6 +2,7 @@
 
 use super::ahead::Passed;
 use super::keys;
+use super::room::takes_room;
 use super::{Engine, Entry, Group, GroupMark, Internal, Mark, Request, Written};
 use crate::backing::{BackingError, StreamNo};
 use crate::journal::frame::{self, Change, CursorEntry, FrameWriter, LossEntry, UplinkNo};
@@ -205,16 +206,10 @@ impl Engine {
         for need in needs {
             self.check_size(need, marks.get(first_mark..).unwrap_or_default())?;
         }
-        if self.is_disk_full() || self.is_views_backlog_full() {
-            self.disk_refused = true;
+        if self.takes_no_events() {
             let own = marks.get(first_mark..).unwrap_or_default();
             let need = own.iter().map(|m| u64::from(m.mark.bytes)).sum();
-            return Err(CommitError::Full {
-                stream: needs.first().map_or(StreamId::NONE, |need| need.id),
-                used: self.disk_bytes(),
-                max: self.spec.disk_max,
-                need,
-            });
+            return Err(self.full(needs.first().map_or(StreamId::NONE, |need| need.id), need));
         }
         for need in needs {
             self.check_budget(need)?;
@@ -418,14 +413,6 @@ fn internal_bound(internal: &Internal) -> usize {
     let views: usize =
         internal.views.iter().map(|(k, v)| k.len() + v.as_ref().map_or(0, Bytes::len) + 24).sum();
     128 + views + internal.cursors.len() * 32 + internal.losses.len() * 72
-}
-
-/// True if something of it stays in the views and not in a stream: an event that mailboxes or a retained value keep.
-/// Cursors, sessions and the ledger go through when the disk is full; that is what the last room is kept for.
-fn takes_room(commit: &Commit) -> bool {
-    let keeps =
-        |change: &StateChange| matches!(change, StateChange::Put { value: StateValue::Record { .. }, .. });
-    commit.events.iter().any(|new| !new.mailboxes.is_empty()) || commit.state.iter().any(keeps)
 }
 
 fn add_need(needs: &mut Vec<Need>, stream: usize, id: StreamId, bytes: u64) {

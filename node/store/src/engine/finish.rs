@@ -28,7 +28,7 @@ impl Engine {
     /// Answers of a group that has nothing to write: refusals and empty commits.
     pub(crate) fn finish_unwritten(&mut self, group: Group) -> Finished {
         self.forget_tentative();
-        let mut finished = Finished::default();
+        let mut finished = Finished { room: self.take_room(), ..Finished::default() };
         for Entry { done, outcome } in group.entries {
             if let (Some(done), Some(answer)) = (done, unwritten_answer(outcome)) {
                 finished.answers.push((done, answer));

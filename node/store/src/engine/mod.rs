@@ -15,6 +15,7 @@ pub(crate) mod open;
 pub(crate) mod read;
 pub(crate) mod recent;
 mod retain;
+pub(crate) mod room;
 mod rows;
 pub(crate) mod segments;
 mod sequences;
@@ -25,6 +26,7 @@ use self::ahead::Mark;
 use self::catalog::Catalog;
 use self::mailboxes::Mailboxes;
 use self::recent::Recent;
+use self::room::Room;
 use self::segments::{GenerationInfo, Segment};
 use self::sequences::Sequences;
 use self::spaces::Spaces;
@@ -182,11 +184,9 @@ pub(crate) struct Engine {
     internal: VecDeque<Internal>,
     checkpoint: Checkpoint,
     pub(crate) counters: Counters,
-    disk_refused: bool,
     /// Commits failed on the disk: the next that does not tells the watchers.
     pub(crate) io_failed: bool,
-    /// Room returned without a commit: watchers are to be told.
-    room: bool,
+    room: Room,
     /// Consumers whose cursor the store itself is about to move.
     given_up: HashSet<usize>,
     /// A segment of this start takes frames.
@@ -212,6 +212,9 @@ impl Engine {
     pub(crate) fn segment_opened(&mut self, active: &crate::journal::writer::Active) {
         self.segments.push_back(Segment::opened(active, self.durable_position));
         self.is_active = true;
+        if active.from_reserve {
+            self.ran_out_of_room(&"no journal segment can be made");
+        }
         // Each segment names the streams that it speaks of, and where their readers are: should the views be lost, what
         // the journal still holds goes to the right ones.
         let names = self.names();
@@ -246,15 +249,8 @@ impl Engine {
         self.internal.push_back(internal);
     }
 
-    pub(crate) fn take_room(&mut self) -> bool {
-        std::mem::take(&mut self.room)
-    }
-
-    /// Bytes of the data directory, as accounted.
-    pub(crate) fn disk_bytes(&self) -> u64 {
-        let segments: u64 = self.segments.iter().map(|s| u64::from(s.bytes)).sum();
-        let spares = self.counters.spare_segments * u64::from(self.limits.segment_bytes);
-        segments + spares + self.counters.views_disk + self.counters.generations_disk
+    fn take_room(&mut self) -> bool {
+        std::mem::take(&mut self.room.returned)
     }
 
     /// The views as they are: a full disk may keep them behind the answered commits ([`Tables`]).
@@ -294,12 +290,6 @@ impl Engine {
             quarantined: c.quarantined,
             mailbox_bytes: self.tables.mailboxes.disk_bytes(),
         }
-    }
-
-    /// True if events must wait: what is left is kept for cursors, sessions and the ledger, which make room again.
-    fn is_disk_full(&self) -> bool {
-        let kept = 2u64.saturating_sub(self.counters.spare_segments) * u64::from(self.limits.segment_bytes);
-        self.disk_bytes() + kept > self.spec.disk_max
     }
 }
 

@@ -5,6 +5,7 @@ use super::ahead::{Ahead, Passed};
 use super::catalog::{Catalog, ConsumerState, StreamState, Tentative};
 use super::recent::Recent;
 use super::retain::{decode_extents, encode_extents};
+use super::room::Room;
 use super::segments::{GenerationInfo, Segment};
 use super::sequences::Sequences;
 use super::spaces::Spaces;
@@ -218,9 +219,8 @@ impl Engine {
             internal: VecDeque::new(),
             checkpoint: Checkpoint::Idle,
             counters: Counters::default(),
-            disk_refused: false,
             io_failed: false,
-            room: false,
+            room: Room::default(),
             given_up: HashSet::new(),
             is_active: false,
             expiring: false,

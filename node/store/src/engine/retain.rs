@@ -116,19 +116,13 @@ impl Engine {
         self.expiring
             || matches!(self.checkpoint, Checkpoint::Ready(_))
             || self.wants_checkpoint()
-            || self.wants_spare()
+            || self.should_look_for_room()
             || self.can_release()
-            || self.unsealed_closed().count() >= self.limits.seal_segments
+            || (self.unsealed_closed().count() >= self.limits.seal_segments && !self.is_tight())
             || self.generations.first().is_some_and(|g| self.is_finished(g))
     }
 
-    /// A spare is made before the first commit, and when the segment in use is half full.
-    pub(crate) fn wants_spare(&self) -> bool {
-        let half_used = self.segments.back().is_some_and(|s| s.source.end.limit() > s.bytes / 2);
-        (half_used || !self.is_active) && self.counters.spare_segments == 0 && !self.is_disk_full()
-    }
-
-    fn can_release(&self) -> bool {
+    pub(super) fn can_release(&self) -> bool {
         let durable = self.tables.views.durable();
         self.closed().next().is_some_and(|s| !self.is_needed(s) && s.last_lsn <= durable && !s.is_read())
     }
@@ -154,16 +148,18 @@ impl Engine {
     // --- checkpoints
 
     /// Closed segments that wait for nothing but the views.
-    fn waiting_for_views(&self) -> usize {
+    pub(super) fn waiting_for_views(&self) -> usize {
         let durable = self.tables.views.durable();
         self.closed().take_while(|s| !self.is_needed(s)).filter(|s| s.last_lsn > durable).count()
     }
 
     fn wants_checkpoint(&self) -> bool {
+        let due = if self.is_tight() { 1 } else { self.limits.checkpoint_segments };
         matches!(self.checkpoint, Checkpoint::Idle)
+            && self.has_room_for_checkpoint()
             && (self.tables.views.pending_bytes() > self.limits.checkpoint_bytes
                 || self.tables.mailboxes.fresh_bytes() > FRESH_FACTOR * self.limits.checkpoint_bytes
-                || self.waiting_for_views() >= self.limits.checkpoint_segments)
+                || self.waiting_for_views() >= due)
     }
 
     /// True if checkpoints do not keep up: memory must not grow while they are written (P5).
@@ -234,7 +230,8 @@ impl Engine {
     pub(crate) fn plan_seal(&self) -> Option<Seal> {
         let unsealed = self.unsealed_closed().count();
         let needed = self.unsealed_closed().any(|s| self.is_needed(s));
-        if unsealed < self.limits.seal_segments || !needed {
+        // A generation needs room beside what it takes over, more than is left.
+        if unsealed < self.limits.seal_segments || !needed || self.is_tight() {
             return None;
         }
         let chosen: Vec<&Segment> = self.unsealed_closed().take(self.limits.seal_segments).collect();
@@ -286,24 +283,21 @@ impl Engine {
         self.forget_generation(number);
     }
 
-    /// Something was given back: refused commits may fit now.
-    pub(crate) fn disk_changed(&mut self, spares: usize, generations: (u64, u64)) {
-        self.counters.spare_segments = spares as u64;
-        (self.counters.generations_disk, self.counters.generations_written) = generations;
-        if self.disk_refused && !self.is_disk_full() && !self.is_views_backlog_full() {
-            self.disk_refused = false;
-            self.room = true;
-        }
+    /// What the generations take now.
+    pub(crate) fn generations_changed(&mut self, (disk, written): (u64, u64)) {
+        (self.counters.generations_disk, self.counters.generations_written) = (disk, written);
+        self.offer_room();
     }
 
     /// The disk is full: streams that prefer new events give up what lies in the oldest generation, or segment.
     pub(crate) fn relieve_disk(&mut self) {
-        if !self.is_disk_full() {
+        if !self.must_relieve_disk() {
             return;
         }
         let oldest = self.generations.first().map(|g| g.extents.clone());
         let oldest = oldest.or_else(|| self.closed().find(|s| self.is_needed(s)).map(|s| s.extents.clone()));
         for extent in oldest.unwrap_or_default() {
+            self.relieved(extent.bytes);
             let stream = self.catalog.stream_by_no(extent.stream);
             let drops =
                 stream.and_then(|s| s.spec.as_ref()).is_some_and(|s| s.when_full == WhenFull::DropOldest);

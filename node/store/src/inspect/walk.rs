@@ -13,7 +13,7 @@ use crate::journal::frame::{Frame, Item};
 use crate::journal::header::{HEADER_BYTES, Header, Identity};
 use crate::journal::reader::{End, FrameCursor};
 use crate::journal::recover::{Found, Recovered};
-use crate::journal::{DIR, path_of};
+use crate::journal::{DIR, RESERVE_NAMES, path_of};
 use crate::meta;
 use crate::spill::files;
 use crate::spill::inspect::{extents_file_is_whole, list, read_through};
@@ -229,9 +229,10 @@ pub(crate) fn strange(dir: &Path) -> Vec<String> {
     };
     let mut strange: Vec<String> = names(dir).into_iter().filter(|name| !ours(name)).collect();
     let segments = names(&dir.join(DIR)).into_iter();
-    strange.extend(
-        segments.filter(|n| !n.ends_with(".seg") && !n.ends_with(".foreign")).map(|n| format!("{DIR}/{n}")),
-    );
+    let is_ours = |name: &String| {
+        [".seg", ".foreign"].iter().any(|ours| name.ends_with(ours)) || RESERVE_NAMES.contains(&name.as_str())
+    };
+    strange.extend(segments.filter(|name| !is_ours(name)).map(|name| format!("{DIR}/{name}")));
     strange
 }
 

@@ -52,6 +52,7 @@ pub(crate) mod frame;
 pub(crate) mod header;
 pub(crate) mod reader;
 pub(crate) mod recover;
+mod reserve;
 pub(crate) mod writer;
 
 /// Size of a segment unless the options say otherwise.
@@ -59,6 +60,9 @@ pub const SEGMENT_BYTES: u32 = 4 << 20;
 
 /// Directory of the segments.
 pub(crate) const DIR: &str = "journal";
+
+/// Files beside the segments that hold room and nothing else.
+pub(crate) const RESERVE_NAMES: [&str; 2] = ["reserve", "ballast"];
 
 /// Directory of copies of damaged files.
 pub(crate) const QUARANTINE: &str = "quarantine";

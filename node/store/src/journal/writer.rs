@@ -2,10 +2,11 @@
 
 use super::frame::Base;
 use super::header::{HEADER_BYTES, Header, Identity};
+use super::reserve::Reserve;
 use super::{DIR, TERMINATOR, path_of};
 use crate::backing::Lsn;
 use crate::codec::as_u32;
-use crate::disk::{Disk, DiskFile, Mode};
+use crate::disk::{Disk, DiskFile, Mode, write_zeros};
 use eventmesh_edge_core::event::Position;
 use std::collections::VecDeque;
 use std::io;
@@ -35,6 +36,7 @@ impl Synced {
 struct Prepared {
     number: u32,
     file: Arc<dyn DiskFile>,
+    from_reserve: bool,
 }
 
 struct PoolState {
@@ -47,11 +49,14 @@ pub(crate) struct Pool {
     disk: Arc<dyn Disk>,
     segment_bytes: u32,
     state: Mutex<PoolState>,
+    reserve: Reserve,
 }
 
 impl Pool {
     pub(crate) fn new(disk: Arc<dyn Disk>, segment_bytes: u32, next_number: u32) -> Self {
-        Pool { disk, segment_bytes, state: Mutex::new(PoolState { ready: VecDeque::new(), next_number }) }
+        let reserve = Reserve::adopt(Arc::clone(&disk), segment_bytes);
+        let state = Mutex::new(PoolState { ready: VecDeque::new(), next_number });
+        Pool { disk, segment_bytes, state, reserve }
     }
 
     fn lock(&self) -> MutexGuard<'_, PoolState> {
@@ -74,7 +79,7 @@ impl Pool {
     }
 
     /// Makes one more, from nothing. Writes every byte: an extent that was only reserved would cost a metadata write at
-    /// the first sync of each of its pages.
+    /// the first sync of each of its pages. Where there is no room for all of it nothing is written.
     pub(crate) fn make(&self) -> io::Result<()> {
         let number = self.take_number();
         let path = path_of(number);
@@ -83,19 +88,14 @@ impl Pool {
             // Half a file takes room that may be what is missing.
             self.discard(&path);
         }
-        self.add(Prepared { number, file: made? });
+        self.add(Prepared { number, file: made?, from_reserve: false });
         Ok(())
     }
 
     fn make_file(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
         let file = self.disk.open(path, Mode::New)?;
-        let zeros = vec![0; 64 << 10];
-        let mut at = 0u32;
-        while at < self.segment_bytes {
-            let piece = zeros.get(..(self.segment_bytes - at) as usize).unwrap_or(&zeros);
-            file.write_at(u64::from(at), piece)?;
-            at += as_u32(piece.len());
-        }
+        file.allocate(u64::from(self.segment_bytes))?;
+        write_zeros(&*file, u64::from(self.segment_bytes))?;
         file.sync_data()?;
         self.disk.sync_dir(DIR)?;
         Ok(file)
@@ -111,7 +111,7 @@ impl Pool {
         }
         self.disk.rename(path, &to)?;
         self.disk.sync_dir(DIR)?;
-        self.add(Prepared { number, file });
+        self.add(Prepared { number, file, from_reserve: false });
         Ok(())
     }
 
@@ -122,16 +122,45 @@ impl Pool {
         state.ready.insert(at, prepared);
     }
 
-    /// The next one; made on the spot if none waits. `above`: smaller numbers are of no use any more.
+    /// The next one; made on the spot if none waits, and where that cannot be, the reserve. `above`: smaller numbers are
+    /// of no use any more.
     fn take(&self, above: u32) -> io::Result<Prepared> {
         loop {
             let next = self.lock().ready.pop_front();
             match next {
                 Some(prepared) if prepared.number > above => return Ok(prepared),
                 Some(late) => self.discard(&path_of(late.number)),
-                None => self.make()?,
+                None => {
+                    if let Err(error) = self.make() {
+                        return self.take_reserve().map_err(|more| {
+                            tracing::debug!(error = %more, "there is no reserve to take");
+                            error
+                        });
+                    }
+                }
             }
         }
+    }
+
+    fn take_reserve(&self) -> io::Result<Prepared> {
+        let number = self.take_number();
+        let file = self.reserve.take(&path_of(number))?;
+        Ok(Prepared { number, file, from_reserve: true })
+    }
+
+    /// Files of the reserve that are there.
+    pub(crate) fn reserved(&self) -> usize {
+        self.reserve.held()
+    }
+
+    /// Makes what is missing of the reserve: from free room, or else from a segment that waits for its use.
+    pub(crate) fn fill_reserve(&self) -> io::Result<()> {
+        self.reserve.fill(|| self.lock().ready.pop_back().map(|prepared| path_of(prepared.number)))
+    }
+
+    /// Gives a part of the reserve back to the file system; false if there is none to give.
+    pub(crate) fn give_up_ballast(&self) -> bool {
+        self.reserve.give_up()
     }
 
     /// Best effort: what stays is found and removed at the next start.
@@ -149,6 +178,8 @@ pub(crate) struct Active {
     pub(crate) file: Arc<dyn DiskFile>,
     /// Where the next frame goes.
     pub(crate) offset: u32,
+    /// There was no room for another: it was kept for what has to be written all the same.
+    pub(crate) from_reserve: bool,
 }
 
 impl Active {
@@ -226,7 +257,8 @@ impl Writer {
         self.syncs += 1;
         self.good_end = (header.number, HEADER_BYTES);
         self.failed = false;
-        Ok(self.active.insert(Active { header, file: prepared.file, offset: HEADER_BYTES }))
+        let Prepared { file, from_reserve, .. } = prepared;
+        Ok(self.active.insert(Active { header, file, offset: HEADER_BYTES, from_reserve }))
     }
 
     /// Writes a group and syncs it. After an error the segment is not trusted again: the next group needs

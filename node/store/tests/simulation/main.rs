@@ -10,6 +10,7 @@ mod damage;
 mod ends;
 mod mailboxes;
 mod power;
+mod room;
 mod space;
 mod support;
 mod world;

@@ -119,10 +119,7 @@ fn a_full_disk_refuses_and_everything_goes_on_when_it_is_not() {
     for n in 0..1000 {
         match commit(&store, to_stream(0, [event("s", n, 60)])) {
             Ok(at) => accepted.extend(at),
-            Err(CommitError::Io(error)) => {
-                assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
-                refused += 1;
-            }
+            Err(CommitError::Full { .. }) => refused += 1,
             Err(other) => panic!("{other}"),
         }
         if refused == 5 {
