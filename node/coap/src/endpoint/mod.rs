@@ -23,6 +23,8 @@ mod flights;
 mod observe;
 mod params;
 mod peers;
+#[cfg(test)]
+mod tests;
 mod uploads;
 
 pub use params::Params;

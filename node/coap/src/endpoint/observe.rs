@@ -249,6 +249,13 @@ impl<P: PeerKey> Endpoint<P> {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn observers_for_tests(&self) -> Vec<(P, Token)> {
+        let mut all: Vec<_> = self.observations.map.keys().copied().collect();
+        all.sort_unstable();
+        all
+    }
+
     /// The address is real: what waited for that goes out.
     pub(super) fn release_waiting(&mut self, now: Duration, peer: P, out: &mut Vec<Output<P>>) {
         let idle = |(key, observation): (&(P, Token), &Observation)| {
