@@ -7,7 +7,7 @@ use crate::workload::{CONSUMERS, KEPT, NEWEST, NUMBERS_PER_LIFE, SCARCE, WAITING
 use bytes::Bytes;
 use eventmesh_edge_core::event::{Position, StoredEvent, record};
 use eventmesh_edge_core::ports::store::{
-    Batch, Commit, LedgerLine, LossReason, MailboxItem, NewEvent, Read, ReadError, SessionNo, Store,
+    Backlog, Batch, Commit, LedgerLine, LossReason, MailboxItem, NewEvent, Read, ReadError, SessionNo, Store,
     StreamId, Table,
 };
 use eventmesh_edge_store::{JournalStore, Opened};
@@ -110,10 +110,7 @@ fn look(dir: &Path) -> Result<Found, Broken> {
     let allowed = bound(dir);
     let (outcome, cost) = measured(|| open(dir));
     let (store, opened) = outcome.map_err(|error| broken("P6", format!("does not start: {error}")))?;
-    let mut streams = BTreeMap::new();
-    for at in CONSUMERS {
-        streams.insert(at, read_all(&store, at)?);
-    }
+    let streams = read_all(&store)?;
     let mut mailboxes = BTreeMap::new();
     for session in 1..=4 {
         mailboxes.insert(session, read_mailbox(&store, session)?);
@@ -137,40 +134,64 @@ fn look(dir: &Path) -> Result<Found, Broken> {
     Ok(Found { store, opened, cost, losses, mailbox_losses, streams, mailboxes })
 }
 
-fn read_all(store: &JournalStore, at: (u16, u16)) -> Result<Vec<StoredEvent>, Broken> {
-    let consumer = consumer(at);
-    let told = store.backlog(consumer);
-    let mut all: Vec<StoredEvent> = Vec::new();
-    let mut after = told.acked;
-    loop {
+/// One consumer's way through its stream.
+struct Reading {
+    at: (u16, u16),
+    told: Backlog,
+    after: Position,
+    all: Vec<StoredEvent>,
+    at_end: bool,
+}
+
+/// Everything that waits for each consumer. All go side by side: few generations are open at a time, and each opening costs
+/// more than all that is read from it.
+fn read_all(store: &JournalStore) -> Result<BTreeMap<(u16, u16), Vec<StoredEvent>>, Broken> {
+    let begin = |at| {
+        let told = store.backlog(consumer(at));
+        Reading { at, after: told.acked, told, all: Vec::new(), at_end: false }
+    };
+    let mut readings: Vec<Reading> = CONSUMERS.into_iter().map(begin).collect();
+    while readings.iter().any(|reading| !reading.at_end) {
+        for reading in readings.iter_mut().filter(|reading| !reading.at_end) {
+            reading.step(store)?;
+        }
+    }
+    readings.into_iter().map(Reading::checked).collect()
+}
+
+impl Reading {
+    fn step(&mut self, store: &JournalStore) -> Verdict {
+        let Reading { at, after, .. } = *self;
         let (into, wait) = channel::<Result<Batch, ReadError>>();
-        let read = Read { consumer, after, max_events: 200, max_bytes: 256 << 10 };
+        let read = Read { consumer: consumer(at), after, max_events: 200, max_bytes: 256 << 10 };
         store.read(read, Box::new(move |batch| drop(into.send(batch))));
         let batch = wait
             .recv_timeout(PATIENCE)
             .map_err(|_| broken("P6", format!("read of {at:?} after {after} hangs")))?
             .map_err(|error| broken("P1", format!("read of {at:?} after {after}: {error}")))?;
-        let stuck = batch.through <= after && !batch.at_end;
-        after = batch.through;
-        all.extend(batch.events);
-        if stuck {
+        if batch.through <= after && !batch.at_end {
             return Err(broken("P6", format!("read of {at:?} does not get on at {after}")));
         }
-        if batch.at_end {
-            break;
-        }
+        self.after = batch.through;
+        self.at_end = batch.at_end;
+        self.all.extend(batch.events);
+        Ok(())
     }
-    let bytes: u64 = all.iter().map(|e| u64::from(e.stored_bytes)).sum();
-    if (told.events, told.bytes) != (all.len() as u64, bytes) {
+
+    fn checked(self) -> Result<((u16, u16), Vec<StoredEvent>), Broken> {
+        let Reading { at, told, all, .. } = self;
+        let bytes: u64 = all.iter().map(|e| u64::from(e.stored_bytes)).sum();
+        if (told.events, told.bytes) == (all.len() as u64, bytes) {
+            return Ok((at, all));
+        }
         let why = format!(
             "backlog of {at:?} is told as {} events of {} bytes, and {} of {bytes} are there",
             told.events,
             told.bytes,
             all.len()
         );
-        return Err(broken("P2", why));
+        Err(broken("P2", why))
     }
-    Ok(all)
 }
 
 fn read_mailbox(store: &JournalStore, session: u64) -> Result<Vec<MailboxItem>, Broken> {

@@ -114,14 +114,16 @@ impl Report {
 /// Failing images kept per sweep.
 const FAILURES_KEPT: usize = 5;
 
-/// Judges as many images as planned, on two threads. `progress` is told after each.
+/// Judges as many images as planned, on a thread per core and one more: a start waits now and then. `progress` is told
+/// after each.
 ///
 /// # Errors
 /// From the file system of the images.
 pub fn sweep(trace: &Trace, plan: &Plan, progress: &(dyn Fn(u64) + Sync)) -> io::Result<Report> {
     let cuts = choose(trace, plan);
+    let workers = std::thread::available_parallelism().map_or(2, usize::from) + 1;
     // In turn: later images are larger.
-    let share = |first: usize| cuts.iter().skip(first).step_by(2).copied().collect::<Vec<Cut>>();
+    let share = |first: usize| cuts.iter().skip(first).step_by(workers).copied().collect::<Vec<Cut>>();
     let done = AtomicU64::new(0);
     let failed = AtomicU64::new(0);
     let report = Mutex::new(Report::default());
@@ -136,9 +138,10 @@ pub fn sweep(trace: &Trace, plan: &Plan, progress: &(dyn Fn(u64) + Sync)) -> io:
         Ok(())
     };
     std::thread::scope(|scope| {
-        let other = scope.spawn(|| run(&share(1)));
-        run(&share(0))?;
-        other.join().unwrap_or_else(|_| Err(io::Error::other("a worker of the sweep panicked")))
+        let others: Vec<_> = (1..workers).map(|first| scope.spawn(move || run(&share(first)))).collect();
+        let own = run(&share(0));
+        let panicked = |_| Err(io::Error::other("a worker of the sweep panicked"));
+        others.into_iter().map(|other| other.join().unwrap_or_else(panicked)).fold(own, Result::and)
     })?;
     Ok(report.into_inner().unwrap_or_else(PoisonError::into_inner))
 }

@@ -10,8 +10,8 @@ use eventmesh_edge_crash::record::{End, record_after};
 use eventmesh_edge_crash::sweep::{Plan, Report, cuts, sweep};
 use eventmesh_edge_crash::workload::{WORKLOADS, Workload};
 
-/// Images per workload of the plain sweep: 4,140 in all.
-const IMAGES: u64 = 460;
+/// Images per workload of the plain sweep: 5,004 in all.
+const IMAGES: u64 = 556;
 /// Starts that are cut again, per workload and way to end, and images of each: 900 in all.
 const STARTS: u64 = 2;
 const IMAGES_PER_START: u64 = 25;
@@ -80,5 +80,5 @@ fn no_cut_breaks_a_promise() {
     }
     println!("{} images, and {again_images} of second cuts", report.images());
     println!("{:?}\n{:?}", report.strata, report.kinds);
-    assert!(report.images() + again_images >= 5000);
+    assert!(report.images() >= 5000 && again_images >= 900);
 }
