@@ -1,0 +1,190 @@
+//! A broker of another make (mosquitto) as the upstream, whose access list is wrong first and mended later: the refusals
+//! (PUBACK 0x87, not authorized) cost time, not events (docs/adr/0006).
+
+#![allow(clippy::indexing_slicing, reason = "a test may stop on a surprise")]
+
+use eventmesh_edge_e2e::audit::{Auditor, Received};
+use eventmesh_edge_e2e::node::Node;
+use eventmesh_edge_e2e::raw::RawClient;
+use eventmesh_edge_e2e::tools::foreign;
+use eventmesh_edge_e2e::{Result, eventually};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Stdio;
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+/// A mosquitto with an access list; killed when dropped.
+struct Mosquitto {
+    dir: TempDir,
+    child: Child,
+    addr: SocketAddr,
+}
+
+impl Mosquitto {
+    async fn start(program: &Path, rights: &str) -> Result<Mosquitto> {
+        let dir = tempfile::tempdir()?;
+        // Started by root it becomes the user `mosquitto`, who reads the access list again later.
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755))?;
+        // It cannot report a port that it chose: take a free one and let go of it.
+        let addr = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let (config, list) = (dir.path().join("mosquitto.conf"), dir.path().join("rights"));
+        std::fs::write(&list, rights)?;
+        // Not 0 (no limit): with it mosquitto 2.0.11 closes the connection after each refusal.
+        let text = format!(
+            "listener {} 127.0.0.1\nallow_anonymous true\nacl_file {}\nmax_queued_messages 100000\n",
+            addr.port(),
+            list.display()
+        );
+        std::fs::write(&config, text)?;
+        let child = Command::new(program)
+            .arg("-c")
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()?;
+        eventually("mosquitto listens", async || tokio::net::TcpStream::connect(addr).await.ok()).await?;
+        Ok(Mosquitto { dir, child, addr })
+    }
+
+    /// Another access list, read by the running broker.
+    fn grant(&self, rights: &str) -> Result {
+        std::fs::write(self.dir.path().join("rights"), rights)?;
+        let pid = self.child.id().ok_or("mosquitto has ended")?.try_into()?;
+        let pid = rustix::process::Pid::from_raw(pid).ok_or("pid 0")?;
+        Ok(rustix::process::kill_process(pid, rustix::process::Signal::HUP)?)
+    }
+}
+
+/// Short delays between attempts: a test waits for the next one.
+fn uplink(addr: SocketAddr) -> String {
+    format!(
+        "[[uplink]]\nname = \"broker\"\nkind = \"mqtt\"\naddresses = [\"{addr}\"]\nretry_max = \"1 s\"\n\
+         [telemetry]\nenabled = false\n"
+    )
+}
+
+async fn publish(client: &mut RawClient, topic: &str, numbers: std::ops::Range<u32>) -> Result {
+    for n in numbers {
+        client.publish(topic, n.to_string().into_bytes()).await?;
+        client.settle(64).await?;
+    }
+    client.settle_all().await
+}
+
+fn numbers(events: &[Received], topic: &str) -> Vec<u32> {
+    let number = |event: &Received| String::from_utf8_lossy(&event.payload).parse().unwrap_or(u32::MAX);
+    events.iter().filter(|event| event.topic == topic).map(number).collect()
+}
+
+/// Nothing given up, nothing waiting.
+fn assert_nothing_lost(status: &serde_json::Value) {
+    assert_eq!(status["losses"], serde_json::json!([]), "{status}");
+    let uplink = &status["uplinks"][0];
+    assert_eq!(uplink["dropped"], serde_json::json!({}), "{uplink}");
+    assert_eq!((&uplink["backlog_events"], &uplink["refused_for_good"]), (&0.into(), &0.into()), "{uplink}");
+}
+
+/// More than the forwarder looks at (its gap bound, 4,096): refused, over a SIGKILL too, and all there in order once the
+/// list is mended, without anybody touching the node.
+#[tokio::test]
+async fn a_broker_that_takes_nothing_costs_time_and_no_event() -> Result {
+    const EVENTS: u32 = 5_000;
+    let Some(mosquitto) = foreign("mosquitto", "an upstream whose access list is wrong") else {
+        return Ok(());
+    };
+    let broker = Mosquitto::start(&mosquitto, "topic read #\n").await?;
+    let auditor = Auditor::start(broker.addr, "#").await?;
+    let mut node = Node::start(&uplink(broker.addr)).await?;
+    let mut client = RawClient::new("device", node.mqtt());
+    client.connect().await?;
+    publish(&mut client, "plant/temp", 0..EVENTS / 2).await?;
+    refused(&node, 3).await?;
+    node.kill().await?;
+    node.start_again().await?;
+    client.set_addr(node.mqtt());
+    client.connect().await?;
+    publish(&mut client, "plant/temp", EVENTS / 2..EVENTS).await?;
+    refused(&node, 3).await?;
+    assert_eq!(auditor.seen().len(), 0);
+    assert_eq!(node.status()?["uplinks"][0]["backlog_events"], EVENTS);
+
+    broker.grant("topic readwrite #\n")?;
+    let distinct = |seen: &[Received]| seen.iter().map(Received::identity).collect::<BTreeSet<_>>().len();
+    eventually("everything arrives", async || (distinct(&auditor.seen()) == EVENTS as usize).then_some(()))
+        .await
+        .map_err(|error| {
+            format!("{error}: {} of {EVENTS}, {:?}", distinct(&auditor.seen()), node.status())
+        })?;
+    eventually("the cursor has passed everything", async || {
+        (node.status().ok()?["uplinks"][0]["backlog_events"] == 0).then_some(())
+    })
+    .await?;
+    assert_eq!(
+        numbers(&auditor.seen(), "plant/temp"),
+        (0..EVENTS).collect::<Vec<_>>(),
+        "each once, in order (P4)"
+    );
+    assert_nothing_lost(&node.status()?);
+    node.stop().await
+}
+
+/// One topic is refused and others are taken: they go on, and what was refused arrives late.
+#[tokio::test]
+async fn a_topic_that_is_refused_arrives_late_and_others_do_not_wait() -> Result {
+    const EVENTS: u32 = 200;
+    let Some(mosquitto) = foreign("mosquitto", "an upstream that refuses one topic") else { return Ok(()) };
+    let broker = Mosquitto::start(&mosquitto, "topic read #\ntopic readwrite allowed/#\n").await?;
+    let auditor = Auditor::start(broker.addr, "#").await?;
+    let mut node = Node::start(&uplink(broker.addr)).await?;
+    let mut client = RawClient::new("device", node.mqtt());
+    client.connect().await?;
+    for n in 0..EVENTS {
+        publish(&mut client, "forbidden/temp", n..n + 1).await?;
+        publish(&mut client, "allowed/temp", n..n + 1).await?;
+    }
+    eventually("what is allowed arrives", async || {
+        (numbers(&auditor.seen(), "allowed/temp").len() >= EVENTS as usize).then_some(())
+    })
+    .await
+    .map_err(|error| {
+        let (seen, status) = (numbers(&auditor.seen(), "allowed/temp").len(), node.status());
+        format!("{error}: {seen} of {EVENTS}, auditor {}, {status:?}", auditor.state())
+    })?;
+    refused(&node, 3).await?;
+    assert!(numbers(&auditor.seen(), "forbidden/temp").is_empty());
+
+    broker.grant("topic readwrite #\n")?;
+    eventually("what was refused arrives", async || {
+        (numbers(&auditor.seen(), "forbidden/temp").len() >= EVENTS as usize).then_some(())
+    })
+    .await?;
+    eventually("the cursor has passed everything", async || {
+        (node.status().ok()?["uplinks"][0]["backlog_events"] == 0).then_some(())
+    })
+    .await?;
+    for topic in ["allowed/temp", "forbidden/temp"] {
+        assert_eq!(
+            numbers(&auditor.seen(), topic),
+            (0..EVENTS).collect::<Vec<_>>(),
+            "{topic}: each once, in order"
+        );
+    }
+    assert_nothing_lost(&node.status()?);
+    node.stop().await
+}
+
+/// Waits until the broker has refused so many sendings, and the operator can see why.
+async fn refused(node: &Node, sendings: u64) -> Result {
+    eventually("the broker refuses, and status says so", async || {
+        let status = node.status().ok()?;
+        let uplink = &status["uplinks"][0];
+        let said = uplink["last_refusal"].as_str().is_some_and(|said| said.contains("0x87 not authorized"));
+        (said && uplink["refused_for_now"].as_u64()? >= sendings).then_some(())
+    })
+    .await
+}
