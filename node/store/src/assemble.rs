@@ -300,7 +300,7 @@ fn tidy(
     engine.counts_ready(pool.ready(), pool.reserved());
 }
 
-fn check_spec(spec: &StoreSpec) -> Result<(), OpenError> {
+pub(crate) fn check_spec(spec: &StoreSpec) -> Result<(), OpenError> {
     let mut names = HashSet::new();
     for StreamSpec { name, uplinks, .. } in &spec.streams {
         if name.is_empty() || name.len() > 64 || !names.insert(name.clone()) {

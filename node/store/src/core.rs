@@ -2,6 +2,7 @@
 //! maintenance does when it is woken. [`crate::service`] gives it threads, [`crate::stepped`] turns it by hand.
 
 pub(crate) mod pages;
+mod reshape;
 
 use crate::backing::BackingError;
 use crate::directory::OpenError;
@@ -217,7 +218,7 @@ impl Core {
                     let at_end = {
                         let mut engine = self.engine();
                         engine.absorb(read, after, &harvest.events, &fetched);
-                        engine.is_at_end(read, through)
+                        engine.clip_read(read, &mut harvest.events) || engine.is_at_end(read, through)
                     };
                     if !harvest.events.is_empty() || at_end {
                         return Ok(Batch { events: self.decode(harvest.events), through, at_end });

@@ -19,7 +19,7 @@ use eventmesh_edge_core::ports::Completion;
 use eventmesh_edge_core::ports::clock::Clock;
 use eventmesh_edge_core::ports::store::{
     Backlog, Batch, Change, Commit, CommitError, Committed, Consumer, LedgerEntry, LedgerLine, MailboxItem,
-    Read, ReadError, SessionNo, Store, StoreSpec, StoreStats, Table, Watcher,
+    Read, ReadError, Reshape, ReshapeError, SessionNo, Store, StoreSpec, StoreStats, Table, Watcher,
 };
 use std::collections::VecDeque;
 use std::path::Path;
@@ -40,8 +40,12 @@ struct Queue {
     wake_at: Option<usize>,
     /// The store has something to commit itself.
     internal: bool,
+    /// Made between two groups, before what waits.
+    reshapes: VecDeque<AskedReshape>,
     closing: bool,
 }
+
+type AskedReshape = (Reshape, Completion<Result<(), ReshapeError>>);
 
 enum Job {
     Read(Read, Completion<Result<Batch, ReadError>>),
@@ -189,7 +193,10 @@ impl Drop for JournalStore {
 
 fn commit_loop(shared: &Shared, mut writer: Writer, mut gather: Gather) {
     loop {
-        let Taken { mut requests, prompt, silent, closing } = next_requests(shared, &gather);
+        let Taken { mut requests, reshapes, prompt, silent, closing } = next_requests(shared, &gather);
+        for (change, done) in reshapes {
+            done(shared.core.reshape(&mut writer, &change, &mut |finished| deliver(shared, finished)));
+        }
         let now = shared.clock.monotonic();
         for request in &requests {
             gather.took(now, &request.commit);
@@ -222,6 +229,7 @@ fn commit_all(shared: &Shared, writer: &mut Writer, gather: &mut Gather, request
 /// What the committer takes from the queue.
 struct Taken {
     requests: VecDeque<Request>,
+    reshapes: VecDeque<AskedReshape>,
     prompt: usize,
     /// It waited for more, and nothing came.
     silent: bool,
@@ -234,7 +242,7 @@ fn next_requests(shared: &Shared, gather: &Gather) -> Taken {
     let mut queue = lock(&shared.queue);
     let mut grew = true;
     loop {
-        if queue.closing || queue.internal {
+        if queue.closing || queue.internal || !queue.reshapes.is_empty() {
             break;
         }
         let now = shared.clock.monotonic();
@@ -253,7 +261,13 @@ fn next_requests(shared: &Shared, gather: &Gather) -> Taken {
     let prompt = queue.queued.prompt;
     queue.queued = Queued::default();
     queue.internal = false;
-    Taken { requests: std::mem::take(&mut queue.requests), prompt, silent: !grew, closing: queue.closing }
+    Taken {
+        requests: std::mem::take(&mut queue.requests),
+        reshapes: std::mem::take(&mut queue.reshapes),
+        prompt,
+        silent: !grew,
+        closing: queue.closing,
+    }
 }
 
 fn deliver(shared: &Shared, finished: Finished) {
@@ -364,6 +378,17 @@ impl Store for JournalStore {
         if wake {
             self.shared.committer.notify_one();
         }
+    }
+
+    fn reshape(&self, change: Reshape, done: Completion<Result<(), ReshapeError>>) {
+        let mut queue = lock(&self.shared.queue);
+        if queue.closing {
+            drop(queue);
+            return done(Err(ReshapeError::Closed));
+        }
+        queue.reshapes.push_back((change, done));
+        drop(queue);
+        self.shared.committer.notify_one();
     }
 
     fn read(&self, read: Read, done: Completion<Result<Batch, ReadError>>) {

@@ -15,7 +15,7 @@ use eventmesh_edge_core::event::{LogId, Position, Timestamp};
 use eventmesh_edge_core::ports::Completion;
 use eventmesh_edge_core::ports::store::{
     Backlog, Batch, Change, Commit, CommitError, Committed, Consumer, LedgerEntry, LedgerLine, MailboxItem,
-    Read, ReadError, SessionNo, Store, StoreSpec, StoreStats, Table, Watcher,
+    Read, ReadError, Reshape, ReshapeError, SessionNo, Store, StoreSpec, StoreStats, Table, Watcher,
 };
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -163,6 +163,19 @@ impl Store for SteppedStore {
         if self.immediate {
             self.step();
         }
+    }
+
+    /// At once, before what waits for [`SteppedStore::step`]. Not from a completion.
+    fn reshape(&self, change: Reshape, done: Completion<Result<(), ReshapeError>>) {
+        if self.is_closed() {
+            return done(Err(ReshapeError::Closed));
+        }
+        let outcome =
+            self.core.reshape(&mut lock(&self.writer), &change, &mut |finished| self.deliver(finished));
+        if self.immediate {
+            self.step();
+        }
+        done(outcome);
     }
 
     fn read(&self, read: Read, done: Completion<Result<Batch, ReadError>>) {

@@ -6,7 +6,7 @@ use eventmesh_edge_core::event::{LogId, Position, Timestamp};
 use eventmesh_edge_core::ports::Completion;
 use eventmesh_edge_core::ports::store::{
     Backlog, Batch, Commit, CommitError, Committed, Consumer, LedgerEntry, LedgerLine, MailboxItem, Read,
-    ReadError, SessionNo, Store, StoreStats, StreamId, Table, Watcher,
+    ReadError, Reshape, ReshapeError, SessionNo, Store, StoreStats, StreamId, Table, Watcher,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -209,6 +209,10 @@ where
             line.push(false, move || done(Err(outcome.err().unwrap_or(error))));
         });
         self.inner.submit(Commit::default(), instead);
+    }
+
+    fn reshape(&self, change: Reshape, done: Completion<Result<(), ReshapeError>>) {
+        self.inner.reshape(change, done);
     }
 
     fn read(&self, read: Read, done: Completion<Result<Batch, ReadError>>) {

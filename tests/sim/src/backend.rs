@@ -6,7 +6,7 @@ use eventmesh_edge_core::event::{LogId, Position, Timestamp};
 use eventmesh_edge_core::ports::Completion;
 use eventmesh_edge_core::ports::store::{
     Backlog, Batch, Commit, CommitError, Committed, Consumer, LedgerEntry, LedgerLine, MailboxItem, Read,
-    ReadError, SessionNo, Store, StoreSpec, StoreStats, Table, Watcher,
+    ReadError, Reshape, ReshapeError, SessionNo, Store, StoreSpec, StoreStats, Table, Watcher,
 };
 use eventmesh_edge_store::sim_disk::{Fault, Kind};
 use eventmesh_edge_store::{SimSite, SteppedStore, StoreOptions};
@@ -176,6 +176,10 @@ impl Queued {
 impl Store for Queued {
     fn submit(&self, commit: Commit, done: CommitDone) {
         self.queue().push_back((commit, done));
+    }
+
+    fn reshape(&self, change: Reshape, done: Completion<Result<(), ReshapeError>>) {
+        self.inner.reshape(change, done);
     }
 
     fn read(&self, read: Read, done: Completion<Result<Batch, ReadError>>) {

@@ -1,6 +1,7 @@
 //! From commits to the bytes of a group: positions, sequence numbers, budgets.
 
 use super::ahead::Passed;
+use super::catalog::ConsumerState;
 use super::keys;
 use super::room::takes_room;
 use super::{Engine, Entry, Group, GroupMark, Internal, Mark, Request, Written};
@@ -239,7 +240,9 @@ impl Engine {
         let refusing = stream.spec.as_ref().filter(|spec| spec.when_full == WhenFull::Refuse);
         let Some(max) = refusing.map(|spec| spec.max_bytes) else { return Ok(()) };
         let full = stream.consumers.iter().copied().find(|idx| {
-            self.catalog.consumers.get(*idx).is_some_and(|consumer| consumer.used() + need.bytes > max)
+            let takes = |consumer: &&ConsumerState| consumer.until.is_none();
+            let consumer = self.catalog.consumers.get(*idx).filter(takes);
+            consumer.is_some_and(|consumer| consumer.used() + need.bytes > max)
         });
         let Some(consumer) = full.and_then(|idx| self.catalog.consumers.get_mut(idx)) else { return Ok(()) };
         consumer.refused = true;
@@ -254,6 +257,9 @@ impl Engine {
             else {
                 break;
             };
+            if self.catalog.consumer(consumer).is_none_or(|consumer| consumer.until.is_some()) {
+                continue;
+            }
             let used = self.catalog.consumer(consumer).map_or(0, |c| c.used());
             if used + need.bytes > max {
                 let excess = used + need.bytes - max;
@@ -358,9 +364,11 @@ impl Engine {
     }
 
     fn cursor_entry(&self, change: &CursorChange) -> Option<CursorEntry> {
-        let numbers = self.catalog.numbers(change.consumer);
+        let numbers =
+            self.catalog.consumer_idx(change.consumer).and_then(|_| self.catalog.numbers(change.consumer));
         if numbers.is_none() {
-            tracing::warn!(consumer = ?change.consumer, "cursor of a consumer that is not in the configuration, left out");
+            // It was taken away while its last answers came.
+            tracing::debug!(consumer = ?change.consumer, "cursor of a consumer that is not in the configuration, left out");
         }
         let (stream, uplink) = numbers?;
         // Nobody can have acknowledged what was never given out.

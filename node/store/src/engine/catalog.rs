@@ -62,6 +62,8 @@ pub(crate) struct ConsumerState {
     pub(crate) stream_no: StreamNo,
     pub(crate) uplink: UplinkNo,
     pub(crate) acked: Position,
+    /// It is being drained: nothing later is for it.
+    pub(crate) until: Option<Position>,
     pub(crate) events: u64,
     pub(crate) bytes: u64,
     pub(crate) ahead: Ahead,
@@ -88,7 +90,7 @@ impl ConsumerState {
     }
 
     pub(crate) fn appended(&mut self, mark: &Mark) {
-        if mark.position > self.acked {
+        if mark.position > self.acked && self.until.is_none() {
             self.events += 1;
             self.bytes += u64::from(mark.bytes);
             self.ahead.appended(*mark);
@@ -207,11 +209,6 @@ impl Catalog {
         stream.consumers.iter().filter_map(|idx| self.consumers.get(*idx)).map(|c| c.acked).min()
     }
 
-    /// True if some configured consumer still waits for an event of the stream at or before `last`.
-    pub(crate) fn needs(&self, no: StreamNo, last: Position) -> bool {
-        self.lowest_cursor(no).is_some_and(|cursor| cursor < last)
-    }
-
     pub(crate) fn backlog(&self, id: Consumer) -> Backlog {
         let Some(consumer) = self.consumer_idx(id).and_then(|idx| self.consumers.get(idx)) else {
             return Backlog::default();
@@ -222,7 +219,7 @@ impl Catalog {
             bytes: consumer.bytes,
             oldest: oldest_ms.filter(|_| consumer.events > 0).map(Timestamp),
             acked: consumer.acked,
-            newest: self.streams.get(consumer.stream).map_or(Position::ZERO, |s| s.newest),
+            newest: self.end_of(consumer),
         }
     }
 }

@@ -67,7 +67,7 @@ impl Engine {
         let mut steps = Vec::new();
         for (index, (spec, seat)) in change.spec.streams.iter().zip(&streams).enumerate() {
             let id = StreamId(u16::try_from(index).unwrap_or(u16::MAX));
-            self.plan_stream(id, spec, *seat, &uplinks, change, &mut steps, &mut internal)?;
+            self.plan_seat(id, spec, *seat, &uplinks, change, &mut steps, &mut internal)?;
         }
         let leaving = steps.iter().filter_map(|step| match step {
             Step::Go(idx) | Step::Drain(idx, _) | Step::Stay(idx) => Some(*idx),
@@ -125,12 +125,7 @@ impl Engine {
             return wrong("the uplinks that are there must stay where they are");
         }
         let limits = |spec: &StoreSpec| {
-            (
-                spec.disk_max,
-                spec.mailbox_max_bytes,
-                spec.mailbox_max_events,
-                spec.mailboxes_max_bytes,
-            )
+            (spec.disk_max, spec.mailbox_max_bytes, spec.mailbox_max_events, spec.mailboxes_max_bytes)
         };
         if limits(spec) != limits(&self.spec) {
             return wrong("disk_max and the limits of mailboxes cannot change while the store is open");
@@ -167,8 +162,11 @@ impl Engine {
         seats
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one stream of a plan; a struct of these would have no other use")]
-    fn plan_stream(
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one stream of a plan; a struct of these would have no other use"
+    )]
+    fn plan_seat(
         &self,
         id: StreamId,
         spec: &StreamSpec,
@@ -283,7 +281,9 @@ impl Engine {
                 }
             }
             Step::Stay(idx) => self.stay(idx),
-            Step::Begin { stream, uplink, no, after, from } => self.begin(stream, uplink, no, after, from),
+            Step::Begin { stream, uplink, no, after, from } => {
+                self.begin_consumer(stream, uplink, no, after, from)
+            }
         }
     }
 
@@ -293,7 +293,10 @@ impl Engine {
             stream.consumers.retain(|consumer| *consumer != idx);
         }
         if let Some(consumer) = self.catalog.consumer_mut(idx) {
-            *consumer = ConsumerState { stream: usize::MAX, ..consumer_at(StreamNo(0), UplinkNo(0), Position(u64::MAX)) };
+            *consumer = ConsumerState {
+                stream: usize::MAX,
+                ..consumer_at(StreamNo(0), UplinkNo(0), Position(u64::MAX))
+            };
         }
     }
 
@@ -309,11 +312,13 @@ impl Engine {
                     consumer.oldest_ms = oldest_ms;
                 }
             }
-            Err(error) => tracing::warn!(%error, "what waits for an uplink cannot be counted and may be more"),
+            Err(error) => {
+                tracing::warn!(%error, "what waits for an uplink cannot be counted and may be more")
+            }
         }
     }
 
-    fn begin(
+    fn begin_consumer(
         &mut self,
         stream: StreamId,
         uplink: UplinkId,
@@ -396,9 +401,22 @@ impl Engine {
     }
 }
 
-fn gone(stream: StreamNo, uplink: UplinkNo, (events, bytes): (u64, u64), range: (Position, Position)) -> LossEntry {
+fn gone(
+    stream: StreamNo,
+    uplink: UplinkNo,
+    (events, bytes): (u64, u64),
+    range: (Position, Position),
+) -> LossEntry {
     let (first, last) = range;
-    LossEntry { stream, uplink, reason: LossReason::StreamRemoved, events, bytes, first, last: last.max(first) }
+    LossEntry {
+        stream,
+        uplink,
+        reason: LossReason::StreamRemoved,
+        events,
+        bytes,
+        first,
+        last: last.max(first),
+    }
 }
 
 fn new_stream(no: StreamNo, spec: &StreamSpec) -> StreamState {

@@ -1,5 +1,5 @@
-//! Damage of the journal is counted once, however often the node starts while the segment is still there: what was counted is
-//! noted in the views, in the commit that counts it.
+//! Damage is counted once, however often the node starts and whoever reads it again while it is still there: what was counted
+//! is noted in the views, in the commit that counts it.
 //!
 //! What is gone is known by what stands on both sides. Commits are numbered without a hole, and each header has the first
 //! number of its segment; positions have none within an epoch. What the last event of an earlier epoch was says the first
@@ -10,7 +10,7 @@
 use super::segments::Segment;
 use super::tables::scan_all;
 use super::{Engine, Internal, keys};
-use crate::backing::{BackingError, Lsn, StreamNo};
+use crate::backing::{BackingError, Extent, Lsn, StreamNo};
 use crate::codec::Reader;
 use crate::journal::frame::{Change, Frame, Item, LossEntry, UplinkNo};
 use crate::journal::reader::Gap;
@@ -171,8 +171,7 @@ impl Engine {
         range: (Position, Position),
     ) -> bool {
         let key = keys::counted(segment, from);
-        // Where the views cannot be read, twice is better than never (P2).
-        if self.tables.views.get(&key).is_ok_and(|noted| noted.is_some()) {
+        if self.is_counted(&key) {
             return false;
         }
         let loss = LossEntry {
@@ -191,14 +190,45 @@ impl Engine {
         true
     }
 
-    /// Notes about segments that are gone go too.
+    /// Where the views cannot be read, twice is better than never (P2).
+    fn is_counted(&self, key: &Bytes) -> bool {
+        self.tables.views.get(key).is_ok_and(|noted| noted.is_some())
+    }
+
+    /// Damaged chunks of a generation whose other chunks can be read: a consumer may come by again, after an error of its
+    /// uplink or a start, for as long as its cursor is in front of them.
+    pub(super) fn count_extent(&mut self, idx: usize, extent: &Extent) {
+        let catalog = &self.catalog;
+        self.counted_extents.retain(|(idx, last)| catalog.consumer(*idx).is_some_and(|c| c.acked < *last));
+        let Some(consumer) = self.catalog.consumer_mut(idx).filter(|c| extent.last > c.acked) else { return };
+        // Its figures are right already.
+        if !self.counted_extents.insert((idx, extent.last)) {
+            return;
+        }
+        consumer.events = consumer.events.saturating_sub(extent.events);
+        consumer.bytes = consumer.bytes.saturating_sub(extent.bytes);
+        let note = keys::counted_extent(consumer.stream_no, consumer.uplink, extent.last);
+        if !self.is_counted(&note) {
+            self.lose_extent(idx, extent, (extent.events, extent.bytes), Some(note));
+        }
+    }
+
+    /// Whether something that was counted can still be met.
+    fn can_be_met(&self, counted: &[u8], unreadable: &[u32]) -> bool {
+        let mut reader = Reader::new(counted.get(1..).unwrap_or_default());
+        let (Some(number), Some(other)) = (reader.u32_be(), reader.u32_be()) else { return false };
+        let Some(last) = reader.u64_be() else {
+            return unreadable.contains(&number) || self.segments.iter().any(|s| s.number() == number);
+        };
+        let consumer = self.catalog.consumer_by_no(StreamNo(number), UplinkNo(other));
+        consumer.and_then(|idx| self.catalog.consumer(idx)).is_some_and(|c| c.acked < Position(last))
+    }
+
+    /// Notes about what is gone go too.
     pub(super) fn forget_counted(&mut self, unreadable: &[u32]) -> Result<(), BackingError> {
         let mut gone = Vec::new();
         for (key, _) in scan_all(&*self.tables.views, &[keys::COUNTED])? {
-            let number = Reader::new(key.get(1..).unwrap_or_default()).u32_be();
-            let there =
-                |number| unreadable.contains(&number) || self.segments.iter().any(|s| s.number() == number);
-            if !number.is_some_and(there) {
+            if !self.can_be_met(&key, unreadable) {
                 gone.push((key, None));
             }
         }

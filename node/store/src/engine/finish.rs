@@ -188,7 +188,7 @@ impl Engine {
     /// Moves a cursor in memory over everything at or before `to`; returns what that was.
     pub(super) fn pass(&mut self, idx: usize, to: Position) -> Passed {
         let Some(consumer) = self.catalog.consumer(idx) else { return Passed::default() };
-        let newest = self.catalog.stream(consumer.stream).map_or(Position::ZERO, |s| s.newest);
+        let newest = self.catalog.end_of(consumer);
         if to <= consumer.acked {
             return Passed::default();
         }

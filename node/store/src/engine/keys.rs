@@ -4,6 +4,7 @@
 //! b | session u64 | position u64   stored bytes u32, then options       a claim, as format version 1 kept them
 //! c | stream u32 | uplink u32      position u64                         cursor (uplink 0: no uplink yet)
 //! d | segment u32 | offset u32     nothing                              damage of the journal that was counted
+//! d | stream u32 | uplink u32 | position u64     nothing                the same of a generation, by its last position
 //! e | number u64                   stream u32, uplink u32, reason u8, sum             entry of the ledger, to be handed on
 //! g | generation u64               extents                              what a sealed generation should hold
 //! h | 'b'                          bytes, events, bytes of all: u64 each          mailbox bounds in force
@@ -21,6 +22,7 @@
 //! s | stream u32                   newest position u64, then the name   stream numbers
 //! t | table u8 | key               value                                keyed state of the port
 //! u | uplink u32                   name                                 uplink numbers
+//! x | stream u32 | uplink u32      position u64                         last event of a consumer that is being drained
 //! ```
 //! Two more keys are never stored: a view change of `hc` makes ledger entries, one of `hf` (number u64) forgets them.
 
@@ -41,6 +43,7 @@ pub(crate) const MAIL: u8 = b'm';
 pub(crate) const MAILBOX: u8 = b'n';
 pub(crate) const STREAM: u8 = b's';
 pub(crate) const UPLINK: u8 = b'u';
+pub(crate) const LEAVING: u8 = b'x';
 pub(crate) const BOUNDS: &[u8] = b"hb";
 pub(crate) const BODIES: &[u8] = b"hm";
 pub(crate) const SPACES: &[u8] = b"hi";
@@ -78,6 +81,11 @@ pub(crate) fn counted(segment: u32, from: u32) -> Bytes {
     key(COUNTED, &[&segment.to_be_bytes(), &from.to_be_bytes()])
 }
 
+/// Of damage in a generation, for one consumer, up to a position.
+pub(crate) fn counted_extent(stream: StreamNo, uplink: UplinkNo, last: Position) -> Bytes {
+    key(COUNTED, &[&stream.0.to_be_bytes(), &uplink.0.to_be_bytes(), &last.0.to_be_bytes()])
+}
+
 /// A position as a value.
 pub(crate) fn position(position: Position) -> Bytes {
     Bytes::copy_from_slice(&position.0.to_be_bytes())
@@ -85,6 +93,11 @@ pub(crate) fn position(position: Position) -> Bytes {
 
 pub(crate) fn cursor(stream: StreamNo, uplink: UplinkNo) -> Bytes {
     key(CURSOR, &[&stream.0.to_be_bytes(), &uplink.0.to_be_bytes()])
+}
+
+/// Of a consumer that is being drained.
+pub(crate) fn leaving(stream: StreamNo, uplink: UplinkNo) -> Bytes {
+    key(LEAVING, &[&stream.0.to_be_bytes(), &uplink.0.to_be_bytes()])
 }
 
 pub(crate) fn generation(number: u64) -> Bytes {

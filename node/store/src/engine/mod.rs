@@ -5,6 +5,7 @@
 mod admit;
 pub(crate) mod ahead;
 pub(crate) mod catalog;
+pub(crate) mod consumers;
 mod damage;
 mod finish;
 pub(crate) mod inspect;
@@ -80,6 +81,8 @@ pub(crate) struct Internal {
     pub(crate) losses: Vec<LossEntry>,
     /// The last frame of an orderly close.
     pub(crate) clean_end: bool,
+    /// Another set of consumers ([`consumers`]).
+    pub(crate) reshape: bool,
 }
 
 /// A commit's frame within a group.
@@ -189,6 +192,8 @@ pub(crate) struct Engine {
     room: Room,
     /// Consumers whose cursor the store itself is about to move.
     given_up: HashSet<usize>,
+    /// Damaged chunks of generations that are off a consumer's figures already, by their last positions.
+    counted_extents: HashSet<(usize, Position)>,
     /// A segment of this start takes frames.
     is_active: bool,
     /// Events were just given up for their age, and there may be more.
@@ -234,8 +239,12 @@ impl Engine {
         if self.spaces.has_moved() {
             names.views.push((Bytes::from_static(keys::SPACES), Some(self.spaces.encode())));
         }
-        for consumer in &self.catalog.consumers {
-            let acked = Bytes::copy_from_slice(&consumer.acked.0.to_be_bytes());
+        for consumer in self.catalog.consumers.iter().filter(|consumer| !consumer.is_vacant()) {
+            if let Some(until) = consumer.until {
+                let key = keys::leaving(consumer.stream_no, consumer.uplink);
+                names.views.push((key, Some(keys::position(until))));
+            }
+            let acked = keys::position(consumer.acked);
             names.views.push((keys::cursor(consumer.stream_no, consumer.uplink), Some(acked)));
         }
         names

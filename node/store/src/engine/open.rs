@@ -1,8 +1,9 @@
 //! An engine from what a directory holds: the journal's window walked once, everything behind it by its figures.
 
 use super::admit::loss_of;
-use super::ahead::{Ahead, Passed};
-use super::catalog::{Catalog, ConsumerState, StreamState, Tentative};
+use super::ahead::Passed;
+use super::catalog::{Catalog, ConsumerState, StreamState};
+use super::consumers::consumer_at;
 use super::recent::Recent;
 use super::retain::{decode_extents, encode_extents};
 use super::room::Room;
@@ -133,16 +134,22 @@ impl Walk {
 }
 
 /// What the directory remembers of names and cursors.
-struct Remembered {
+pub(super) struct Remembered {
     streams: BTreeMap<StreamNo, (Text, Position)>,
     uplinks: BTreeMap<UplinkNo, Text>,
-    cursors: BTreeMap<(StreamNo, UplinkNo), Position>,
+    pub(super) cursors: BTreeMap<(StreamNo, UplinkNo), Position>,
+    /// The last positions of those that were being drained.
+    pub(super) leaving: BTreeMap<(StreamNo, UplinkNo), Position>,
 }
 
 impl Remembered {
     fn load(views: &dyn Views) -> Result<Remembered, BackingError> {
-        let mut found =
-            Remembered { streams: BTreeMap::new(), uplinks: BTreeMap::new(), cursors: BTreeMap::new() };
+        let mut found = Remembered {
+            streams: BTreeMap::new(),
+            uplinks: BTreeMap::new(),
+            cursors: BTreeMap::new(),
+            leaving: BTreeMap::new(),
+        };
         for (key, value) in scan_all(views, &[keys::STREAM])? {
             let mut reader = Reader::new(&value);
             let (Some(no), Some(newest)) = (number(&key, 1), reader.u64_be()) else { continue };
@@ -153,15 +160,32 @@ impl Remembered {
                 found.uplinks.insert(UplinkNo(no), text(Some(&value)));
             }
         }
-        for (key, value) in scan_all(views, &[keys::CURSOR])? {
-            if let (Some(stream), Some(uplink), Some(acked)) =
-                (number(&key, 1), number(&key, 5), Reader::new(&value).u64_be())
-            {
-                found.cursors.insert((StreamNo(stream), UplinkNo(uplink)), Position(acked));
-            }
-        }
+        found.cursors = positions(views, keys::CURSOR)?;
+        found.leaving = positions(views, keys::LEAVING)?;
         Ok(found)
     }
+
+    /// The cursors of a stream.
+    pub(super) fn of_stream(&self, no: StreamNo) -> impl Iterator<Item = (&(StreamNo, UplinkNo), &Position)> {
+        self.cursors.range((no, UplinkNo(0))..=(no, UplinkNo(u32::MAX)))
+    }
+
+    /// Where that begins which waits for no uplink in particular. What was being drained waits for nobody else.
+    fn waiting(&self, no: StreamNo) -> Option<Position> {
+        let waiting = self.cursors.get(&(no, UplinkNo(0))).copied()?;
+        let left =
+            self.of_stream(no).filter(|(key, _)| self.leaving.contains_key(*key)).map(|(_, acked)| *acked);
+        Some(left.min().map_or(waiting, |left| left.min(waiting)))
+    }
+}
+
+fn positions(views: &dyn Views, kind: u8) -> Result<BTreeMap<(StreamNo, UplinkNo), Position>, BackingError> {
+    let rows = scan_all(views, &[kind])?;
+    let parsed = rows.iter().filter_map(|(key, value)| {
+        let position = Reader::new(value).u64_be().map(Position)?;
+        Some(((StreamNo(number(key, 1)?), UplinkNo(number(key, 5)?)), position))
+    });
+    Ok(parsed.collect())
 }
 
 fn number(key: &[u8], at: usize) -> Option<u32> {
@@ -222,6 +246,7 @@ impl Engine {
             io_failed: false,
             room: Room::default(),
             given_up: HashSet::new(),
+            counted_extents: HashSet::new(),
             is_active: false,
             expiring: false,
             blocked: false,
@@ -233,6 +258,7 @@ impl Engine {
         engine.recent = Recent::new(limits.recent_bytes, engine.durable_position);
         engine.count_backlogs()?;
         engine.give_up_removed_streams();
+        engine.give_up_gone_consumers(&remembered)?;
         engine.counters.views_disk = engine.tables.views.disk_bytes();
         for (number, gap) in &findings.gaps {
             engine.count_gap(*number, gap);
@@ -391,7 +417,7 @@ impl Engine {
         opening: &mut Internal,
     ) {
         let Some(no) = self.catalog.stream(stream).map(|s| s.no) else { return };
-        let waiting = remembered.cursors.get(&(no, UplinkNo(0))).copied();
+        let waiting = remembered.waiting(no);
         if spec.uplinks.is_empty() {
             // Without a cursor of its own it takes the place of the uplink that was furthest behind.
             let of_stream = remembered.cursors.range((no, UplinkNo(0))..=(no, UplinkNo(u32::MAX)));
@@ -433,30 +459,21 @@ impl Engine {
         acked: Position,
     ) {
         let idx = self.catalog.consumers.len();
-        self.catalog.consumers.push(ConsumerState {
-            id,
-            stream,
-            stream_no,
-            uplink,
-            acked,
-            events: 0,
-            bytes: 0,
-            ahead: Ahead::empty(),
-            oldest_ms: None,
-            place: None,
-            ahead_place: None,
-            tentative: Tentative::default(),
-            refused: false,
-        });
+        self.catalog.consumers.push(ConsumerState { id, stream, ..consumer_at(stream_no, uplink, acked) });
         if let Some(stream) = self.catalog.streams.get_mut(stream) {
             stream.consumers.push(idx);
         }
     }
 
     pub(super) fn count_backlogs(&mut self) -> Result<(), BackingError> {
+        self.counted_extents.clear();
         for idx in 0..self.catalog.consumers.len() {
             let Some(consumer) = self.catalog.consumer(idx) else { continue };
-            let (events, bytes, oldest_ms) = self.count_after(consumer.stream_no, consumer.acked)?;
+            if consumer.is_vacant() {
+                continue;
+            }
+            let (stream, acked, until) = (consumer.stream_no, consumer.acked, consumer.until);
+            let (events, bytes, oldest_ms) = self.count_waiting(stream, acked, until)?;
             if let Some(consumer) = self.catalog.consumer_mut(idx) {
                 (consumer.events, consumer.bytes) = (events, bytes);
                 consumer.forget_ahead();

@@ -160,7 +160,7 @@ impl Engine {
         };
         let consumer = self.catalog.consumer(idx)?;
         let after = read.after.max(consumer.acked);
-        let (stream_no, newest) = (consumer.stream_no, self.catalog.stream(consumer.stream)?.newest);
+        let (stream_no, newest) = (consumer.stream_no, self.catalog.end_of(consumer));
         if newest <= after {
             let through = self.durable_position.max(after);
             return Some(MemoryRead { found: Vec::new(), through, at_end: true });
@@ -170,8 +170,9 @@ impl Engine {
         }
         let mut harvest = Harvest::new(Want { events: read.max_events, bytes: read.max_bytes });
         self.recent.read(stream_no, after, &mut harvest);
+        let beyond = self.clip(idx, &mut harvest.events);
         let last = harvest.events.last().map_or(after, |event| event.position);
-        let at_end = last >= newest;
+        let at_end = beyond || last >= newest;
         let through = if at_end { self.durable_position } else { last };
         self.looked_at(idx, after, &harvest.events, through);
         Some(MemoryRead { found: harvest.events, through, at_end })
@@ -181,7 +182,25 @@ impl Engine {
     pub(crate) fn plan_read(&self, read: &Read, after: Position) -> Option<(StreamNo, Position, Plan)> {
         let consumer = self.catalog.consumer(self.catalog.consumer_idx(read.consumer)?)?;
         let after = after.max(read.after).max(consumer.acked);
+        if consumer.until.is_some_and(|until| after >= until) {
+            return Some((consumer.stream_no, after, Plan::End));
+        }
         Some((consumer.stream_no, after, self.plan(consumer.stream_no, after, consumer.place)))
+    }
+
+    /// Takes off what is not for a consumer that is being drained; true if there was any.
+    fn clip(&self, idx: usize, found: &mut Vec<FoundEvent>) -> bool {
+        let Some(until) = self.catalog.consumer(idx).and_then(|consumer| consumer.until) else {
+            return false;
+        };
+        let before = found.len();
+        found.retain(|event| event.position <= until);
+        found.len() < before
+    }
+
+    /// The same for a read; true if nothing later is for it.
+    pub(crate) fn clip_read(&self, read: &Read, found: &mut Vec<FoundEvent>) -> bool {
+        self.catalog.consumer_idx(read.consumer).is_some_and(|idx| self.clip(idx, found))
     }
 
     /// Where the events of a stream after a position are.
@@ -219,11 +238,12 @@ impl Engine {
     }
 
     fn looked_at(&mut self, idx: usize, after: Position, found: &[FoundEvent], through: Position) {
+        let newest =
+            self.catalog.consumer(idx).map_or(Position::ZERO, |consumer| self.catalog.end_of(consumer));
         let Some(consumer) = self.catalog.consumers.get_mut(idx) else { return };
         if consumer.ahead.is_complete() || through <= consumer.ahead.through() {
             return;
         }
-        let newest = self.catalog.streams.get(consumer.stream).map_or(Position::ZERO, |s| s.newest);
         let known = consumer.ahead.through();
         let marks: Vec<Mark> = found.iter().filter(|event| event.position > known).map(mark_of).collect();
         consumer.ahead.looked_at(after, &marks, through, through >= newest, super::ahead::MARKS_MAX);
@@ -232,9 +252,7 @@ impl Engine {
     /// True when nothing later than this is durable in the consumer's stream.
     pub(crate) fn is_at_end(&self, read: &Read, through: Position) -> bool {
         let consumer = self.catalog.consumer_idx(read.consumer).and_then(|idx| self.catalog.consumer(idx));
-        let newest =
-            consumer.and_then(|c| self.catalog.stream(c.stream)).map_or(Position::ZERO, |s| s.newest);
-        through >= newest
+        through >= consumer.map_or(Position::ZERO, |consumer| self.catalog.end_of(consumer))
     }
 
     /// The last position that is durable.
@@ -246,13 +264,14 @@ impl Engine {
     pub(super) fn look_ahead(&mut self, idx: usize, max: usize) -> Result<(), BackingError> {
         let Some(consumer) = self.catalog.consumer(idx) else { return Ok(()) };
         let (stream, from, mut place) = (consumer.stream_no, consumer.ahead.through(), consumer.ahead_place);
-        let newest = self.catalog.stream(consumer.stream).map_or(Position::ZERO, |s| s.newest);
+        let newest = self.catalog.end_of(consumer);
         let wanted = max.saturating_sub(consumer.ahead.len()).max(1);
         let mut harvest = Harvest::new(Want { events: wanted, bytes: usize::MAX });
         let mut through = from;
         while !harvest.is_full() && through < newest {
             through = self.step(stream, through, &mut place, &mut harvest, newest)?;
         }
+        self.clip(idx, &mut harvest.events);
         let marks: Vec<Mark> = harvest.events.iter().map(mark_of).collect();
         if let Some(consumer) = self.catalog.consumer_mut(idx) {
             consumer.ahead_place = place;
@@ -271,7 +290,7 @@ impl Engine {
             stream: consumer.stream_no,
             from,
             through: from,
-            newest: self.catalog.stream(consumer.stream)?.newest,
+            newest: self.catalog.end_of(consumer),
             place: consumer.ahead_place,
             harvest: Harvest::new(Want { events: max, bytes: LOOK_BYTES }),
         })
@@ -293,11 +312,13 @@ impl Engine {
         None
     }
 
-    pub(crate) fn end_look(&mut self, look: Look) {
+    pub(crate) fn end_look(&mut self, mut look: Look) {
+        self.clip(look.idx, &mut look.harvest.events);
         let marks: Vec<Mark> = look.harvest.events.iter().map(mark_of).collect();
-        let Some(consumer) = self.catalog.consumers.get_mut(look.idx) else { return };
         // Something may have come meanwhile, and then this is not all.
-        let newest = self.catalog.streams.get(consumer.stream).map_or(Position::ZERO, |s| s.newest);
+        let newest =
+            self.catalog.consumer(look.idx).map_or(Position::ZERO, |consumer| self.catalog.end_of(consumer));
+        let Some(consumer) = self.catalog.consumers.get_mut(look.idx) else { return };
         consumer.ahead_place = look.place;
         let to_the_end = look.through >= newest;
         consumer.ahead.looked_at(look.from, &marks, look.through, to_the_end, super::ahead::MARKS_MAX);
@@ -390,15 +411,13 @@ impl Engine {
         }
     }
 
-    /// Damaged chunks of a generation that can be read otherwise.
-    fn count_extent(&mut self, idx: usize, extent: &Extent) {
-        let Some(consumer) = self.catalog.consumer_mut(idx).filter(|c| extent.last > c.acked) else { return };
-        consumer.events = consumer.events.saturating_sub(extent.events);
-        consumer.bytes = consumer.bytes.saturating_sub(extent.bytes);
-        self.lose_extent(idx, extent, extent.events, extent.bytes);
-    }
-
-    fn lose_extent(&mut self, idx: usize, extent: &Extent, events: u64, bytes: u64) {
+    pub(super) fn lose_extent(
+        &mut self,
+        idx: usize,
+        extent: &Extent,
+        (events, bytes): (u64, u64),
+        note: Option<Bytes>,
+    ) {
         let Some(consumer) = self.catalog.consumer(idx) else { return };
         let first = extent.first.max(consumer.acked.next());
         let last = extent.last;
@@ -412,7 +431,8 @@ impl Engine {
             first,
             last,
         };
-        self.commit_internal(Internal { losses: vec![loss], ..Internal::default() });
+        let views = note.into_iter().map(|key| (key, Some(Bytes::new()))).collect();
+        self.commit_internal(Internal { views, losses: vec![loss], ..Internal::default() });
     }
 
     /// A generation cannot be read at all: what its readers still needed is lost. That is what they wait for, less what
@@ -425,19 +445,16 @@ impl Engine {
             for idx in self.waiting_for(extent) {
                 let Some(consumer) = self.catalog.consumer(idx) else { continue };
                 let (told_events, told_bytes) = (consumer.events, consumer.bytes);
-                let Ok((events, bytes, _)) = self.count_after(extent.stream, consumer.acked) else {
+                let counted = self.count_waiting(extent.stream, consumer.acked, consumer.until);
+                let Ok((events, bytes, _)) = counted else {
                     continue;
                 };
                 if let Some(consumer) = self.catalog.consumer_mut(idx) {
                     (consumer.events, consumer.bytes) = (events, bytes);
                     consumer.forget_ahead();
                 }
-                self.lose_extent(
-                    idx,
-                    extent,
-                    told_events.saturating_sub(events),
-                    told_bytes.saturating_sub(bytes),
-                );
+                let lost = (told_events.saturating_sub(events), told_bytes.saturating_sub(bytes));
+                self.lose_extent(idx, extent, lost, None);
             }
         }
         self.forget_generation(number);
@@ -447,7 +464,7 @@ impl Engine {
     pub(super) fn generation_missing(&mut self, number: u64, extents: &[Extent]) {
         for extent in extents {
             for idx in self.waiting_for(extent) {
-                self.lose_extent(idx, extent, extent.events, extent.bytes);
+                self.lose_extent(idx, extent, (extent.events, extent.bytes), None);
             }
         }
         self.counters.quarantined += 1;
@@ -457,7 +474,7 @@ impl Engine {
     fn waiting_for(&self, extent: &Extent) -> Vec<usize> {
         let stream = self.catalog.stream_by_no(extent.stream);
         let consumers = stream.map(|s| s.consumers.as_slice()).unwrap_or_default().iter().copied();
-        consumers.filter(|idx| self.catalog.consumer(*idx).is_some_and(|c| c.acked < extent.last)).collect()
+        consumers.filter(|idx| self.catalog.consumer(*idx).is_some_and(|c| c.waits_for(extent))).collect()
     }
 
     /// Removes the note about what a generation should hold.

@@ -128,7 +128,7 @@ impl Engine {
     }
 
     fn is_finished(&self, generation: &GenerationInfo) -> bool {
-        !generation.extents.iter().any(|e| self.catalog.needs(e.stream, e.last))
+        !generation.extents.iter().any(|e| self.catalog.needs(e))
     }
 
     fn closed(&self) -> impl Iterator<Item = &Segment> {
@@ -142,7 +142,7 @@ impl Engine {
 
     /// True if a consumer still waits for something in it that lies nowhere else.
     fn is_needed(&self, segment: &Segment) -> bool {
-        !segment.sealed && segment.extents.iter().any(|e| self.catalog.needs(e.stream, e.last))
+        !segment.sealed && segment.extents.iter().any(|e| self.catalog.needs(e))
     }
 
     // --- checkpoints
@@ -309,6 +309,8 @@ impl Engine {
     }
 
     fn give_up_through(&mut self, idx: usize, to: Position, reason: LossReason) {
+        let to =
+            self.catalog.consumer(idx).and_then(|consumer| consumer.until).map_or(to, |until| to.min(until));
         let Some(consumer) = self.catalog.consumer(idx).filter(|c| c.acked < to) else { return };
         match self.survey(consumer.stream_no, consumer.acked, to) {
             Ok(passed) => self.give_up(idx, to, reason, &passed),

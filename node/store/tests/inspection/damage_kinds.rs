@@ -297,3 +297,34 @@ fn flip(path: &Path) {
     bytes[10] ^= 4;
     fs::write(path, bytes).unwrap();
 }
+
+/// An uplink that comes by again, and every further start: the ledger says what it said.
+#[test]
+fn damage_is_counted_once() {
+    let report = inspect(&WORLD.dir).report();
+    let generation = format!("generations/{:020}/db", report.generations[0].number);
+    let segment = format!("journal/{:08x}.seg", report.segments[report.segments.len() - 2]);
+    let mut counts = 0;
+    for (name, at) in [(&generation, 4), (&generation, 6), (&generation, 9), (&segment, 2), (&segment, 5)] {
+        let (_root, dir) = WORLD.copy();
+        let mut bytes = fs::read(dir.join(name)).unwrap();
+        let place = bytes.len().min(200_000) * at / 12;
+        bytes[place..place + 600].fill(0x5a);
+        fs::write(dir.join(name), bytes).unwrap();
+        let mut told = Vec::new();
+        for _ in 0..3 {
+            let (store, _) = open(&dir).unwrap();
+            let first = waiting(&store, DOWN).len() as u64;
+            assert_eq!(waiting(&store, DOWN).len() as u64, first);
+            assert_eq!(store.backlog(DOWN).events, first, "{name} at {place}");
+            store.close();
+            drop(store);
+            let (store, _) = open(&dir).unwrap();
+            told.push(counted(&store, DOWN));
+            store.close();
+        }
+        assert_eq!(told, [told[0]; 3], "{name} at {place}");
+        counts += told[0];
+    }
+    assert!(counts > 0);
+}

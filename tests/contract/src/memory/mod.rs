@@ -8,7 +8,7 @@ use eventmesh_edge_core::event::{LogId, Position, Timestamp};
 use eventmesh_edge_core::ports::Completion;
 use eventmesh_edge_core::ports::store::{
     Backlog, Batch, Change, Commit, CommitError, Committed, Consumer, LedgerEntry, LedgerLine, MailboxItem,
-    Read, ReadError, SessionNo, Store, StoreSpec, StoreStats, Table, Watcher,
+    Read, ReadError, Reshape, ReshapeError, SessionNo, Store, StoreSpec, StoreStats, Table, Watcher,
 };
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -228,6 +228,18 @@ impl Store for MemoryStore {
         }
         if !self.manual {
             self.complete_next(usize::MAX);
+        }
+    }
+
+    /// At once and durable, in manual mode too.
+    fn reshape(&self, change: Reshape, done: Completion<Result<(), ReshapeError>>) {
+        if self.state().closed {
+            return done(Err(ReshapeError::Closed));
+        }
+        let outcome = self.with_disk(|disk| disk.reshape(&change)).unwrap_or(Err(ReshapeError::Closed));
+        done(outcome.as_ref().map(drop).map_err(Clone::clone));
+        if let Ok(effects) = outcome {
+            self.tell(effects);
         }
     }
 

@@ -14,6 +14,7 @@ mod mailboxes;
 mod model;
 mod reads;
 mod reopening;
+mod reshaping;
 pub mod support;
 mod tables;
 
@@ -24,6 +25,7 @@ pub use mailboxes::*;
 pub use model::*;
 pub use reads::*;
 pub use reopening::*;
+pub use reshaping::*;
 pub use tables::*;
 
 use eventmesh_edge_core::ports::store::{Store, StoreSpec};
@@ -124,6 +126,21 @@ macro_rules! contract_tests {
             a_removed_stream_is_counted_and_the_rest_goes_on
             close_finishes_what_was_submitted
             a_closed_store_takes_nothing
+            // reshaping
+            a_new_consumer_begins_at_the_end_where_others_read
+            new_consumers_take_over_what_waited_for_none
+            nobody_loses_what_waits_without_a_word
+            a_dropped_consumer_is_counted_and_leaves_no_trace
+            a_drained_consumer_gets_what_waits_and_nothing_later
+            a_drained_consumer_fills_no_stream
+            a_drained_consumer_can_stay_after_all
+            without_a_reader_later_events_wait_for_the_next
+            streams_come_behind_those_that_are_there
+            a_budget_changes_in_between
+            what_an_open_store_cannot_become_is_refused
+            a_start_without_an_uplink_counts_what_waited_for_it
+            an_unfinished_drain_ends_with_a_restart
+            random_changes_agree_with_the_memory_store
             // model
             random_operations_agree_with_the_model
         }
@@ -151,6 +168,7 @@ mod tests {
             include_str!("model.rs"),
             include_str!("reads.rs"),
             include_str!("reopening.rs"),
+            include_str!("reshaping.rs"),
             include_str!("tables.rs"),
         ];
         for line in sources.iter().flat_map(|s| s.lines()) {

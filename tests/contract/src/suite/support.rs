@@ -6,8 +6,8 @@ use eventmesh_edge_core::Text;
 use eventmesh_edge_core::event::{Event, Position, Qos, StoredEvent, Timestamp, Via};
 use eventmesh_edge_core::ports::store::{
     Batch, Commit, CommitError, Committed, Consumer, CursorChange, LedgerLine, LossReason, MailboxEntry,
-    MailboxItem, NewEvent, Read, ReadError, SessionNo, StateChange, Store, StoreSpec, StreamId, StreamSpec,
-    UplinkId, WhenFull,
+    MailboxItem, NewEvent, Read, ReadError, Reshape, ReshapeError, SessionNo, StateChange, Store, StoreSpec,
+    StreamId, StreamSpec, UplinkId, WhenFull,
 };
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -138,6 +138,21 @@ pub fn read_blocking(store: &dyn Store, read: Read) -> Result<Batch, ReadError> 
     let (tx, rx) = mpsc::channel();
     store.read(read, answer(tx));
     rx.recv_timeout(HANG).expect("a read is completed, exactly once")
+}
+
+/// Changes the store and waits.
+///
+/// # Errors
+/// What the store answered.
+pub fn reshape(
+    store: &dyn Store,
+    spec: StoreSpec,
+    drain: &[Consumer],
+    drop: &[Consumer],
+) -> Result<(), ReshapeError> {
+    let (tx, rx) = mpsc::channel();
+    store.reshape(Reshape { spec, drain: drain.to_vec(), drop: drop.to_vec() }, answer(tx));
+    rx.recv_timeout(HANG).expect("a change is completed, exactly once")
 }
 
 /// Reads a mailbox and waits.

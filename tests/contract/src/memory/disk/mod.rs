@@ -1,5 +1,6 @@
 //! What the memory store has instead of a disk: everything durable, as plain maps, changed by whole commits only.
 
+mod consumers;
 mod reads;
 mod state;
 
@@ -34,6 +35,8 @@ struct Cursor {
     acked: Position,
     events: u64,
     bytes: u64,
+    /// It is being drained: nothing later is for it.
+    until: Option<Position>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -144,21 +147,6 @@ impl Disk {
             self.give_up(name, &uplink, LossReason::StreamRemoved, |_, _| true);
         }
         self.streams.remove(name);
-    }
-
-    fn seat_consumers(&mut self, spec: &StreamSpec) {
-        let mut wanted: BTreeSet<Option<Text>> =
-            spec.uplinks.iter().filter_map(|u| self.uplink_name(*u)).collect();
-        if spec.uplinks.is_empty() {
-            wanted.insert(None);
-        }
-        let stream = self.streams.entry(spec.name.clone()).or_default();
-        let oldest = stream.cursors.values().min_by_key(|c| c.acked).copied().unwrap_or_default();
-        for name in &wanted {
-            stream.cursors.entry(name.clone()).or_insert(oldest);
-        }
-        stream.cursors.retain(|name, _| wanted.contains(name));
-        self.trim(&spec.name);
     }
 
     fn uplink_name(&self, uplink: UplinkId) -> Option<Option<Text>> {
@@ -312,7 +300,7 @@ impl Disk {
             let passed = state.retained.iter().filter(|p| **p > cursor.acked && Some(**p) <= acked);
             cursor.bytes - passed.map(|p| self.stored_bytes(*p)).sum::<u64>()
         };
-        state.cursors.iter().map(used).max().unwrap_or(0)
+        state.cursors.iter().filter(|(_, cursor)| cursor.until.is_none()).map(used).max().unwrap_or(0)
     }
 
     fn append(&mut self, new: NewEvent, stored: StoredEvent) {
@@ -341,7 +329,7 @@ impl Disk {
         let stream = self.streams.entry(name.clone()).or_default();
         stream.retained.insert(position);
         stream.newest = position;
-        for cursor in stream.cursors.values_mut() {
+        for cursor in stream.cursors.values_mut().filter(|cursor| cursor.until.is_none()) {
             cursor.events += 1;
             cursor.bytes += bytes;
         }
@@ -356,7 +344,7 @@ impl Disk {
             self.streams.get(&spec.name).map(|s| s.cursors.keys().cloned().collect()).unwrap_or_default();
         for uplink in uplinks {
             self.give_up(&spec.name, &uplink, LossReason::QueueFull, |cursor, _| {
-                cursor.bytes > spec.max_bytes
+                cursor.until.is_none() && cursor.bytes > spec.max_bytes
             });
         }
     }
@@ -381,13 +369,14 @@ impl Disk {
         let mut passed = Vec::new();
         let Some(state) = self.streams.get_mut(stream) else { return passed };
         let Some(cursor) = state.cursors.get_mut(uplink) else { return passed };
-        for position in state.retained.iter().filter(|p| **p > cursor.acked).copied().collect::<Vec<_>>() {
+        for position in state.retained.iter().filter(|p| cursor.waits_for(**p)).copied().collect::<Vec<_>>() {
             let Some(held) = self.events.get(&position) else { continue };
             if !pass(cursor, &held.event) {
                 break;
             }
             let bytes = u64::from(held.event.stored_bytes);
-            *cursor = Cursor { acked: position, events: cursor.events - 1, bytes: cursor.bytes - bytes };
+            let (events, bytes_left) = (cursor.events - 1, cursor.bytes - bytes);
+            *cursor = Cursor { acked: position, events, bytes: bytes_left, until: cursor.until };
             passed.push((position, bytes));
         }
         self.effects.freed |= !passed.is_empty();
@@ -426,10 +415,7 @@ impl Disk {
     /// Gives up the stream's claims on what every cursor has passed.
     fn trim(&mut self, stream: &Text) {
         let Some(state) = self.streams.get_mut(stream) else { return };
-        let floor = state.cursors.values().map(|c| c.acked).min().unwrap_or(state.newest);
-        let keep = state.retained.split_off(&floor.next());
-        let passed = std::mem::replace(&mut state.retained, keep);
-        for position in passed {
+        for position in state.take_passed() {
             self.release(position);
         }
     }

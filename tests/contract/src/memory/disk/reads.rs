@@ -20,6 +20,9 @@ impl Disk {
         let mut batch = Batch { events: Vec::new(), through: read.after.max(cursor.acked), at_end: true };
         let mut bytes = 0;
         for position in stream.retained.range(batch.through.next()..) {
+            if !cursor.waits_for(*position) {
+                break;
+            }
             let Some(held) = self.events.get(position) else { continue };
             bytes += held.event.stored_bytes as usize;
             let full = batch.events.len() >= read.max_events || bytes > read.max_bytes;
@@ -81,13 +84,14 @@ impl Disk {
 
     pub(in crate::memory) fn backlog(&self, consumer: Consumer) -> Backlog {
         let Some((stream, cursor)) = self.cursor(consumer) else { return Backlog::default() };
-        let oldest = stream.retained.range(cursor.acked.next()..).next().and_then(|p| self.events.get(p));
+        let oldest = stream.retained.range(cursor.acked.next()..).next().filter(|p| cursor.waits_for(**p));
+        let oldest = oldest.and_then(|p| self.events.get(p));
         Backlog {
             events: cursor.events,
             bytes: cursor.bytes,
             oldest: oldest.map(|held| held.event.event.received),
             acked: cursor.acked,
-            newest: stream.newest,
+            newest: cursor.until.map_or(stream.newest, |until| until.min(stream.newest)),
         }
     }
 
@@ -123,7 +127,7 @@ impl Disk {
         self.entries.iter().filter(|entry| entry.no > after).take(max).cloned().collect()
     }
 
-    fn consumer(&self, (stream, uplink): &Named) -> Option<Consumer> {
+    pub(super) fn consumer(&self, (stream, uplink): &Named) -> Option<Consumer> {
         let stream = index_of(self.spec.streams.iter().map(|s| &s.name), stream).map(StreamId)?;
         let uplink = match uplink {
             None => UplinkId::NONE,
