@@ -155,6 +155,15 @@ impl TopicFilter {
     }
 }
 
+/// Topics that only the node publishes to: `$SYS`, with its figures, and `$edge`, with what happens to its clients. Servers
+/// keep clients from exchanging messages under such names (MQTT 5.0 section 4.7.2).
+#[must_use]
+pub fn is_nodes_own(topic: &str) -> bool {
+    let below =
+        |root: &str| topic.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    topic.starts_with('$') && (below("$SYS") || below("$edge"))
+}
+
 fn check_common(text: &str) -> Result<(), TopicError> {
     if text.is_empty() {
         return Err(TopicError::Empty);
@@ -245,6 +254,21 @@ mod tests {
         assert_eq!(TopicName::parse("a/+/b"), Err(TopicError::WildcardInName));
         assert_eq!(TopicName::parse("x".repeat(MAX_BYTES + 1)), Err(TopicError::TooLong));
         assert!(TopicName::parse("x".repeat(MAX_BYTES)).is_ok());
+    }
+
+    #[test]
+    fn the_nodes_own_topics_are_known() {
+        for (topic, own) in [
+            ("$SYS/broker/uptime", true),
+            ("$SYS", true),
+            ("$edge/clients/a/connected", true),
+            ("$SYSTEM/x", false),
+            ("$edgy", false),
+            ("$share/g/x", false),
+            ("SYS/x", false),
+        ] {
+            assert_eq!(is_nodes_own(topic), own, "{topic}");
+        }
     }
 
     #[test]

@@ -55,6 +55,10 @@ pub enum Reason {
     QuotaExceeded,
     /// `$share` is switched off.
     SharedNotSupported,
+    /// For the time being, another server serves.
+    UseAnotherServer,
+    /// Another server serves from now on.
+    ServerMoved,
 }
 
 /// Which packet the code goes into.
@@ -124,6 +128,8 @@ impl Reason {
             Reason::PacketTooLarge => 0x95,
             Reason::QuotaExceeded => 0x97,
             Reason::SharedNotSupported => 0x9E,
+            Reason::UseAnotherServer => 0x9C,
+            Reason::ServerMoved => 0x9D,
         }
     }
 
@@ -205,6 +211,8 @@ impl Reason {
             Reason::ServerUnavailable
             | Reason::ServerBusy
             | Reason::ServerShuttingDown
+            | Reason::UseAnotherServer
+            | Reason::ServerMoved
             | Reason::QuotaExceeded => Some(3),
             Reason::BadCredentials => Some(4),
             Reason::NotAuthorized => Some(5),
@@ -241,6 +249,8 @@ impl Reason {
             Reason::PacketTooLarge => "packet too large",
             Reason::QuotaExceeded => "quota exceeded",
             Reason::SharedNotSupported => "shared subscriptions not supported",
+            Reason::UseAnotherServer => "use another server",
+            Reason::ServerMoved => "server moved",
         }
     }
 }

@@ -71,6 +71,8 @@ stats! {
     refused_full,
     /// Messages dropped because they had passed through this node before: a ring of nodes ends here.
     loops_dropped,
+    /// Messages dropped because they were published to the node's own topics.
+    not_allowed,
     /// PUBLISH packets sent.
     delivered,
     /// Messages not sent because they had expired.
@@ -148,6 +150,10 @@ impl Stats {
 
     pub(crate) fn loop_dropped(&self) {
         self.loops_dropped.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn not_allowed(&self) {
+        self.not_allowed.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn delivered(&self) {

@@ -130,7 +130,7 @@ pub fn statements(heading: &str) -> Option<Vec<String>> {
 /// A row: the statement, what it says, its tests, and a line beside or instead of them.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// Number without `MQTT-`.
+    /// Number without `MQTT-`, or a subject.
     pub id: String,
     /// What it says, in short.
     pub says: String,
@@ -151,8 +151,9 @@ pub fn rows(document: &str) -> BTreeMap<String, Vec<Row>> {
         }
         if let Some(cells) = line.strip_prefix("| ") {
             let cells: Vec<_> = cells.trim_end_matches('|').split(" | ").map(str::trim).collect();
+            let is_head = |id: &str| matches!(id, "statement" | "subject" | "id");
             if let [id, says, rest] = cells[..]
-                && id.starts_with(|c: char| c.is_ascii_digit())
+                && !is_head(id)
             {
                 out.entry(heading.clone()).or_default().push(row(id, says, rest));
             }

@@ -107,6 +107,7 @@ fn from_v3_connect(connect: v3::Connect, version: Version) -> Result<Connect, De
         receive_maximum: u16::MAX,
         maximum_packet_bytes: None,
         topic_alias_maximum: 0,
+        wants_problem_info: false,
         wants_enhanced_auth: false,
     })
 }
@@ -140,6 +141,7 @@ fn from_v5_connect(connect: v5::Connect, will_expires_at_once: bool) -> Result<C
         receive_maximum: connect.receive_max.map_or(u16::MAX, |max| max.get()),
         maximum_packet_bytes: connect.max_packet_size.map(|max| max.get()),
         topic_alias_maximum: connect.topic_alias_max,
+        wants_problem_info: connect.request_problem_info,
         wants_enhanced_auth: connect.auth_method.is_some(),
     })
 }

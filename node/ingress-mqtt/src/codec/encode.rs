@@ -57,6 +57,44 @@ pub fn connack_bare(out: &mut BytesMut, version: Version, session_present: bool,
     }
 }
 
+/// What a refusal says beside its code to an MQTT 5 client, as far as its Maximum Packet Size allows [MQTT-3.2.2-19],
+/// [MQTT-3.14.2-3] and their like.
+#[derive(Clone, Copy, Debug)]
+pub struct Words<'a> {
+    /// Reason String.
+    pub reason: Option<&'a str>,
+    /// Server Reference; CONNACK and DISCONNECT only.
+    pub server: Option<&'a str>,
+    /// The client's Maximum Packet Size.
+    pub max_bytes: usize,
+}
+
+impl Words<'_> {
+    /// A whole packet with `head` before its properties, and what of the properties fits.
+    fn put(&self, out: &mut BytesMut, first: u8, head: &[u8]) {
+        let mut props = BytesMut::new();
+        for (id, text) in [(0x1C, self.server), (0x1F, self.reason)] {
+            let Some(text) = text.filter(|text| text.len() <= usize::from(u16::MAX)) else { continue };
+            let len = props.len() + 3 + text.len();
+            let remaining = head.len() + varint_len(len) + len;
+            if 1 + varint_len(remaining) + remaining <= self.max_bytes {
+                props.put_u8(id);
+                put_text(&mut props, text);
+            }
+        }
+        out.put_u8(first);
+        put_varint(out, head.len() + varint_len(props.len()) + props.len());
+        out.put_slice(head);
+        put_varint(out, props.len());
+        out.put_slice(&props);
+    }
+}
+
+/// A CONNACK that refuses an MQTT 5 client, in words.
+pub fn connack_refused(out: &mut BytesMut, code: u8, words: Words<'_>) {
+    words.put(out, 0x20, &[0, code]);
+}
+
 /// An accepting CONNACK for an MQTT 5 client.
 pub fn connack_v5(out: &mut BytesMut, ack: &ConnAck) {
     let mut props = BytesMut::with_capacity(64);
@@ -112,6 +150,12 @@ pub fn ack(out: &mut BytesMut, kind: AckKind, version: Version, pid: u16, code: 
     }
 }
 
+/// An acknowledgement of failure for an MQTT 5 client, in words.
+pub fn ack_refused(out: &mut BytesMut, kind: AckKind, pid: u16, code: u8, words: Words<'_>) {
+    let [high, low] = pid.to_be_bytes();
+    words.put(out, kind as u8, &[high, low, code]);
+}
+
 /// SUBACK.
 pub fn suback(out: &mut BytesMut, version: Version, pid: u16, codes: &[u8]) {
     out.put_u8(0x90);
@@ -143,8 +187,8 @@ pub fn pingresp(out: &mut BytesMut) {
 }
 
 /// DISCONNECT from the server; MQTT 5 only.
-pub fn disconnect(out: &mut BytesMut, code: u8) {
-    out.put_slice(&[0xE0, 2, code, 0]);
+pub fn disconnect(out: &mut BytesMut, code: u8, words: Words<'_>) {
+    words.put(out, 0xE0, &[code]);
 }
 
 /// One PUBLISH on its way to a client.
@@ -164,6 +208,29 @@ pub struct Outgoing<'a> {
     pub expiry_secs: Option<u32>,
     /// Subscription Identifiers.
     pub identifiers: &'a [u32],
+    /// Topic Alias, MQTT 5 only.
+    pub alias: Alias,
+}
+
+/// What stands for the topic of a PUBLISH.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Alias {
+    /// The topic.
+    #[default]
+    None,
+    /// The topic, and an alias to remember it by.
+    New(u16),
+    /// An alias that was sent before, without the topic.
+    Known(u16),
+}
+
+impl Alias {
+    fn number(self) -> Option<u16> {
+        match self {
+            Alias::None => None,
+            Alias::New(alias) | Alias::Known(alias) => Some(alias),
+        }
+    }
 }
 
 /// Writes a PUBLISH of at most `max_bytes`.
@@ -179,7 +246,8 @@ pub fn publish(
     let event = message.event;
     let properties_len = if version.is_v5() { properties_len(message)? } else { 0 };
     let pid_len = if message.qos == Qos::AtMostOnce { 0 } else { 2 };
-    let mut remaining = field_len(event.topic.len())? + pid_len + event.payload.len();
+    let topic = if matches!(message.alias, Alias::Known(_)) { "" } else { &*event.topic };
+    let mut remaining = field_len(topic.len())? + pid_len + event.payload.len();
     if version.is_v5() {
         remaining += varint_len(properties_len) + properties_len;
     }
@@ -190,7 +258,7 @@ pub fn publish(
     out.reserve(whole);
     out.put_u8(0x30 | u8::from(message.dup) << 3 | (message.qos as u8) << 1 | u8::from(message.retain));
     put_varint(out, remaining);
-    put_text(out, &event.topic);
+    put_text(out, topic);
     if pid_len > 0 {
         out.put_u16(message.pid);
     }
@@ -204,6 +272,7 @@ pub fn publish(
 
 fn properties_len(message: &Outgoing<'_>) -> Result<usize, EncodeError> {
     let mut len = message.expiry_secs.map_or(0, |_| 5);
+    len += message.alias.number().map_or(0, |_| 3);
     len += message.identifiers.iter().map(|id| 1 + varint_len(*id as usize)).sum::<usize>();
     let Some(p) = message.event.properties.as_deref() else { return Ok(len) };
     len += if p.utf8_payload { 2 } else { 0 };
@@ -221,6 +290,10 @@ fn put_properties(out: &mut BytesMut, message: &Outgoing<'_>) {
     if let Some(secs) = message.expiry_secs {
         out.put_u8(0x02);
         out.put_u32(secs);
+    }
+    if let Some(alias) = message.alias.number() {
+        out.put_u8(0x23);
+        out.put_u16(alias);
     }
     for id in message.identifiers {
         out.put_u8(0x0B);

@@ -77,6 +77,8 @@ pub struct Connect {
     pub maximum_packet_bytes: Option<u32>,
     /// Topic Alias Maximum of the client.
     pub topic_alias_maximum: u16,
+    /// Request Problem Information: Reason Strings are welcome in acknowledgements, too.
+    pub wants_problem_info: bool,
     /// An Authentication Method was named.
     pub wants_enhanced_auth: bool,
 }

@@ -1,6 +1,6 @@
 //! Golden packets, good and bad, of all versions; and bytes of every kind.
 
-use super::encode::{self, AckKind, ConnAck, EncodeError, Outgoing};
+use super::encode::{self, AckKind, Alias, ConnAck, EncodeError, Outgoing, Words};
 use super::*;
 use crate::testing::wire::{self, Connect as C};
 use bytes::Bytes;
@@ -330,7 +330,43 @@ fn outgoing(event: &Event) -> Outgoing<'_> {
         pid: 9,
         expiry_secs: Some(3),
         identifiers: &[],
+        alias: Alias::None,
     }
+}
+
+fn words(max_bytes: usize) -> Words<'static> {
+    Words { reason: Some("why"), server: Some("elsewhere"), max_bytes }
+}
+
+#[test]
+fn words_are_said_as_far_as_they_fit() {
+    let said = |max_bytes| {
+        let mut out = BytesMut::new();
+        encode::disconnect(&mut out, 0x9C, words(max_bytes));
+        out.to_vec()
+    };
+    let both = [&[0xE0, 20, 0x9C, 18, 0x1C, 0, 9][..], b"elsewhere", &[0x1F, 0, 3], b"why"].concat();
+    assert_eq!(said(22), both);
+    assert_eq!(said(21), [&[0xE0, 14, 0x9C, 12, 0x1C, 0, 9][..], b"elsewhere"].concat());
+    assert_eq!(said(15), [&[0xE0, 8, 0x9C, 6, 0x1F, 0, 3][..], b"why"].concat());
+    assert_eq!(said(9), [0xE0, 2, 0x9C, 0]);
+    let mut out = BytesMut::new();
+    encode::ack_refused(&mut out, AckKind::PubRec, 1, 0x97, words(5));
+    encode::connack_refused(&mut out, 0x89, Words { server: None, ..words(11) });
+    assert_eq!(out[..], [&[0x50, 4, 0, 1, 0x97, 0][..], &[0x20, 9, 0, 0x89, 6, 0x1F, 0, 3], b"why"].concat());
+}
+
+#[test]
+fn an_alias_stands_before_or_for_the_topic() {
+    let event = event("topic/1", b"x", None);
+    let written = |alias| {
+        let mut out = BytesMut::new();
+        encode::publish(&mut out, Version::V5, &Outgoing { alias, pid: 1, ..outgoing(&event) }, 100).unwrap();
+        let Packet::Publish(p) = decode(Version::V5, &out).unwrap() else { panic!() };
+        (p.topic.to_string(), p.alias)
+    };
+    assert_eq!(written(Alias::New(3)), ("topic/1".to_owned(), Some(3)));
+    assert_eq!(written(Alias::Known(3)), (String::new(), Some(3)));
 }
 
 #[test]
@@ -351,7 +387,7 @@ fn answers_are_what_the_standard_says() {
     assert_eq!(written(&|o| encode::suback(o, Version::V5, 1, &[2])), [0x90, 4, 0, 1, 0, 2]);
     assert_eq!(written(&|o| encode::unsuback(o, v3, 1, &[0, 0])), [0xB0, 2, 0, 1]);
     assert_eq!(written(&|o| encode::unsuback(o, Version::V5, 1, &[0x11])), [0xB0, 4, 0, 1, 0, 0x11]);
-    assert_eq!(written(&|o| encode::disconnect(o, 0x8E)), [0xE0, 2, 0x8E, 0]);
+    assert_eq!(written(&|o| encode::disconnect(o, 0x8E, words(0))), [0xE0, 2, 0x8E, 0]);
     let ack = ConnAck {
         session_present: true,
         code: 0,

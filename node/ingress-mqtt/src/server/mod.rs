@@ -234,7 +234,7 @@ fn welcome(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
     let generation = shared.sessions.next_generation();
     let link = Arc::new(Link::new(shared.limits.queue));
     let entry = Entry::new(shared, generation, &link);
-    let reason = refusing.then_some(Reason::ServerBusy);
+    let reason = shared.limits.refuses(refusing);
     let machine = Machine::new(generation, link, shared.sessions.clock().monotonic(), reason);
     match &shared.tls {
         None => drop(tokio::spawn(Connection::new(Io::Plain(stream), machine, entry))),

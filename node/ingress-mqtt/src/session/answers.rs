@@ -2,8 +2,8 @@
 
 use super::records;
 use super::subscribe::Undo;
-use super::{Context, Machine, Output, Phase, Step};
-use crate::codec::encode::{self, AckKind};
+use super::{Context, FAILURE, Machine, Output, Phase, Step};
+use crate::codec::encode::{self, AckKind, Words};
 use crate::reason::{Place, Reason};
 use eventmesh_edge_core::event::Qos;
 use eventmesh_edge_core::ports::hub::{Accepted, SubscribeOptions};
@@ -133,9 +133,13 @@ impl Machine {
             AckKind::PubAck | AckKind::PubRec => Place::PubAck,
             AckKind::PubRel | AckKind::PubComp => Place::PubComp,
         };
-        if let Some(code) = reason.code(self.version, place) {
-            encode::ack(&mut out.bytes, kind, self.version, pid, code);
+        let Some(code) = reason.code(self.version, place) else { return };
+        if code < FAILURE || !self.wants_problem_info {
+            return encode::ack(&mut out.bytes, kind, self.version, pid, code);
         }
+        let max_bytes = self.client_packet_max as usize;
+        let words = Words { reason: Some(reason.as_str()), server: None, max_bytes };
+        encode::ack_refused(&mut out.bytes, kind, pid, code, words);
     }
 
     /// PUBACKs are in the socket: their packet identifiers are new from here on [MQTT-4.3.2-5].

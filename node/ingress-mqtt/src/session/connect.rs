@@ -1,5 +1,6 @@
 //! From CONNECT to CONNACK: who is it, whose session is it, is it durable; then what is resumed.
 
+use super::alias::SentAliases;
 use super::{
     Action, Connecting, Context, Feed, Login, Machine, Output, PendingWill, Phase, Purpose, Session, Step,
 };
@@ -13,14 +14,20 @@ use eventmesh_edge_core::Text;
 use eventmesh_edge_core::event::Position;
 use eventmesh_edge_core::ports::hub::{Denied, Outlet, Principal, Submission};
 use eventmesh_edge_core::ports::store::StateChange;
+use eventmesh_edge_core::topic;
 use std::sync::Arc;
 use std::time::Duration;
 
 impl Machine {
     pub(super) fn connect(&mut self, cx: &Context<'_>, mut connect: Connect, out: &mut Output) {
         self.version = connect.version;
+        self.client_packet_max = connect.maximum_packet_bytes.unwrap_or(u32::MAX);
+        self.wants_problem_info = connect.wants_problem_info;
         if let Some(reason) = self.refusing {
             return self.refuse(cx, reason, out);
+        }
+        if connect.will.as_ref().is_some_and(|will| topic::is_nodes_own(&will.topic)) {
+            return self.refuse(cx, Reason::NotAuthorized, out);
         }
         if connect.wants_enhanced_auth {
             return self.refuse(cx, Reason::BadAuthenticationMethod, out); // [MQTT-4.12.0-1]
@@ -173,7 +180,7 @@ impl Machine {
         self.window = connect.receive_maximum.min(cx.limits.send_window).max(1);
         // One more than allowed, so that a client which sends more is found out.
         self.batch_max = cx.limits.receive_maximum.saturating_add(1);
-        self.client_packet_max = connect.maximum_packet_bytes.unwrap_or(u32::MAX);
+        self.sent_aliases = SentAliases::new(connect.topic_alias_maximum);
         let server_keep_alive = server_keep_alive(connect, cx.limits.keep_alive_max_secs);
         let keep_alive = server_keep_alive.unwrap_or(connect.keep_alive_secs);
         self.keep_alive = (keep_alive > 0).then(|| Duration::from_secs(keep_alive.into()));
@@ -247,7 +254,10 @@ impl Machine {
     /// Refuses the connection: CONNACK where the protocol has a code for the reason, and the end.
     pub(super) fn refuse(&mut self, cx: &Context<'_>, reason: Reason, out: &mut Output) {
         if let Some(code) = reason.code(self.version, Place::ConnAck) {
-            encode::connack_bare(&mut out.bytes, self.version, false, code);
+            match self.version {
+                Version::V5 => encode::connack_refused(&mut out.bytes, code, self.words(cx, reason)),
+                version => encode::connack_bare(&mut out.bytes, version, false, code),
+            }
         }
         cx.sessions.stats().refused_connect(reason);
         self.fail(cx, reason, out);

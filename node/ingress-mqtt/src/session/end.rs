@@ -1,6 +1,7 @@
 //! How a connection ends, what becomes of its will, and what is kept of its session.
 
 use super::{Action, Context, End, Machine, Output, Phase, Purpose, Session};
+use crate::codec::encode::Words;
 use crate::codec::{Disconnect, encode};
 use crate::reason::{Place, Reason};
 use eventmesh_edge_core::Text;
@@ -26,10 +27,21 @@ impl Machine {
         if self.phase == Phase::Open {
             self.close_batch(cx, out);
             if let Some(code) = reason.code(self.version, Place::Disconnect) {
-                encode::disconnect(&mut out.bytes, code);
+                encode::disconnect(&mut out.bytes, code, self.words(cx, reason));
             }
         }
         self.end(cx, End::Failed(reason), out);
+    }
+
+    /// What there is to say beside the code of CONNACK or DISCONNECT; Request Problem Information does not forbid it there
+    /// [MQTT-3.1.2-29].
+    pub(super) fn words<'a>(&self, cx: &Context<'a>, reason: Reason) -> Words<'a> {
+        let elsewhere = matches!(reason, Reason::UseAnotherServer | Reason::ServerMoved);
+        Words {
+            reason: Some(reason.as_str()),
+            server: cx.limits.redirect_to.as_deref().filter(|_| elsewhere),
+            max_bytes: self.client_packet_max as usize,
+        }
     }
 
     pub(super) fn end(&mut self, cx: &Context<'_>, how: End, out: &mut Output) {

@@ -10,6 +10,7 @@ use eventmesh_edge_core::event::{Event as CoreEvent, Qos, Timestamp, Via};
 use eventmesh_edge_core::mapping::{self, Admission};
 use eventmesh_edge_core::ports::hub::Publication;
 use eventmesh_edge_core::ports::store::{SessionNo, Table};
+use eventmesh_edge_core::topic;
 use std::time::Duration;
 
 impl Machine {
@@ -29,6 +30,9 @@ impl Machine {
             return self.fail(cx, Reason::ReceiveMaximumExceeded, out); // [MQTT-3.3.4-9]
         }
         let (pid, dup, qos) = (publish.pid, publish.dup, publish.qos);
+        if topic::is_nodes_own(&topic) {
+            return self.not_allowed(cx, pid, qos);
+        }
         if cx.sessions.guard().has_passed(publish.properties.as_deref()) {
             return self.drop_loop(cx, pid, qos);
         }
@@ -40,6 +44,19 @@ impl Machine {
             Qos::AtLeastOnce => self.publish_qos1(pid, dup, publication),
             Qos::ExactlyOnce => self.publish_qos2(pid, dup, publication),
         }
+    }
+
+    /// Nobody but the node publishes to its own topics (section 4.7.2). A 3.x client cannot be told: its message is
+    /// acknowledged and dropped [3.1.1 MQTT-3.3.5-2].
+    fn not_allowed(&mut self, cx: &Context<'_>, pid: u16, qos: Qos) {
+        cx.sessions.stats().not_allowed();
+        let refused = self.version.is_v5().then_some(Reason::NotAuthorized);
+        let answer = match qos {
+            Qos::AtMostOnce => return,
+            Qos::AtLeastOnce => Answer::PubAck { pid, event: None, refused },
+            Qos::ExactlyOnce => Answer::PubRec { pid, event: None, refused },
+        };
+        self.batch().answers.push(answer);
     }
 
     /// The message has been here before: it was stored then, so it is answered now, or whoever sends it round a ring of

@@ -1,6 +1,8 @@
 //! What a listener grants its clients.
 
 use crate::outlet::QueueBounds;
+use crate::reason::Reason;
+use eventmesh_edge_core::Text;
 use std::time::Duration;
 
 /// What a client meets when the stream it publishes to is full and its policy is `refuse` (P5).
@@ -38,6 +40,10 @@ pub struct Limits {
     pub subscriptions_max: usize,
     /// The delivery queue of each connection.
     pub queue: QueueBounds,
+    /// Server Reference: where clients are sent that find the listener full, or that lose it because the node stops.
+    pub redirect_to: Option<Text>,
+    /// All clients are sent there: the listener has moved.
+    pub redirect_all: bool,
 }
 
 impl Default for Limits {
@@ -54,11 +60,27 @@ impl Default for Limits {
             has_authenticator: false,
             subscriptions_max: 1000,
             queue: QueueBounds { max_events: 1000, max_bytes: 1024 * 1024 },
+            redirect_to: None,
+            redirect_all: false,
         }
     }
 }
 
 impl Limits {
+    /// Why a connection is not let in: there is no room for it, or there are no clients any more (MQTT 5.0 section 4.11).
+    pub(crate) fn refuses(&self, is_full: bool) -> Option<Reason> {
+        match &self.redirect_to {
+            Some(_) if self.redirect_all => Some(Reason::ServerMoved),
+            Some(_) if is_full => Some(Reason::UseAnotherServer),
+            _ => is_full.then_some(Reason::ServerBusy),
+        }
+    }
+
+    /// What a client is told when the node stops.
+    pub(crate) fn farewell(&self) -> Reason {
+        if self.redirect_to.is_some() { Reason::UseAnotherServer } else { Reason::ServerShuttingDown }
+    }
+
     /// Largest packet: the payload, the longest topic, and room for properties.
     #[must_use]
     pub fn packet_max_bytes(&self) -> u32 {

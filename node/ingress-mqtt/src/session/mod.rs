@@ -16,6 +16,7 @@
 //! - `end`: DISCONNECT, keep alive, take-over, what is kept; `will`: a will and its row
 //! - `state`: the session; `records`: what of it is on disk; `limits` and `io`: what the shell passes in and gets out
 
+mod alias;
 mod answers;
 mod commit;
 mod connect;
@@ -39,6 +40,7 @@ pub use will::PendingWill;
 use crate::codec::{Connect, Packet, Version, Will};
 use crate::outlet::{Event, Link};
 use crate::reason::Reason;
+use alias::SentAliases;
 use commit::{Batch, Outstanding, Purpose};
 use eventmesh_edge_core::Text;
 use eventmesh_edge_core::event::Position;
@@ -65,6 +67,9 @@ pub enum Phase {
     /// Over.
     Ended,
 }
+
+/// Reason codes from here on are failures (MQTT 5.0 section 2.4).
+const FAILURE: u8 = 0x80;
 
 /// What is known between CONNECT and CONNACK.
 struct Connecting {
@@ -110,6 +115,9 @@ pub struct Machine {
     link: Arc<Link>,
     /// Topics by alias, from 1.
     aliases: Vec<Text>,
+    sent_aliases: SentAliases,
+    /// Reason Strings are welcome in acknowledgements, too.
+    wants_problem_info: bool,
     /// Messages from the mailbox or retained, before they are sent.
     pending: VecDeque<Pending>,
     /// Subscriptions whose retained messages are looked up when there is room for them, each once.
@@ -166,6 +174,8 @@ impl Machine {
             will: None,
             link,
             aliases: Vec::new(),
+            sent_aliases: SentAliases::default(),
+            wants_problem_info: false,
             pending: VecDeque::new(),
             retained: VecDeque::new(),
             batch: None,
@@ -240,7 +250,7 @@ impl Machine {
                     self.fail(cx, Reason::SessionTakenOver, out); // [MQTT-3.1.4-3]
                 }
             }
-            Event::Stop => self.fail(cx, Reason::ServerShuttingDown, out),
+            Event::Stop => self.fail(cx, cx.limits.farewell(), out),
             Event::Abort => self.end(cx, End::Lost, out),
         }
     }

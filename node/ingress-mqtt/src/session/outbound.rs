@@ -14,11 +14,11 @@
 use super::answers::Answer;
 use super::records::{self, OutboundRecord};
 use super::{
-    Action, Context, Feed, Flight, LAZY_MAX, MAILBOX_PIECE, Machine, OUTPUT_HIGH_WATER_BYTES, Output,
-    Pending, Phase, Purpose, Session, Step,
+    Action, Context, FAILURE, Feed, Flight, LAZY_MAX, MAILBOX_PIECE, Machine, OUTPUT_HIGH_WATER_BYTES,
+    Output, Pending, Phase, Purpose, Session, Step,
 };
 use crate::codec::Ack;
-use crate::codec::encode::{self, AckKind, EncodeError, Outgoing};
+use crate::codec::encode::{self, AckKind, Alias, EncodeError, Outgoing};
 use crate::reason::Reason;
 use eventmesh_edge_core::event::{Event as CoreEvent, Position, Qos, Timestamp};
 use eventmesh_edge_core::ports::hub::{Delivery, Submission, SubscribeOptions};
@@ -26,9 +26,6 @@ use eventmesh_edge_core::ports::store::{MailboxItem, ReadError, SessionNo, State
 use eventmesh_edge_core::topic::TopicFilter;
 use std::collections::VecDeque;
 use std::sync::Arc;
-
-/// Reason codes from here on are failures (MQTT 5.0 section 2.4).
-const FAILURE: u8 = 0x80;
 
 impl Machine {
     pub(super) fn puback(&mut self, ack: Ack) {
@@ -313,14 +310,16 @@ impl Machine {
     }
 
     fn write_publish(
-        &self,
+        &mut self,
         cx: &Context<'_>,
         delivery: &Delivery,
         pid: u16,
         dup: bool,
         out: &mut Output,
     ) -> Result<(), EncodeError> {
-        let message = Outgoing {
+        let topic = &delivery.event.topic;
+        let alias = self.sent_aliases.find(topic);
+        let mut message = Outgoing {
             event: &delivery.event,
             qos: delivery.qos,
             retain: delivery.retain,
@@ -328,8 +327,17 @@ impl Machine {
             pid,
             expiry_secs: expiry_left(&delivery.event, cx.wall),
             identifiers: &delivery.identifiers,
+            alias,
         };
-        encode::publish(&mut out.bytes, self.version, &message, self.client_packet_max as usize)?;
+        let max_bytes = self.client_packet_max as usize;
+        let with_alias = encode::publish(&mut out.bytes, self.version, &message, max_bytes);
+        if with_alias.is_ok() {
+            self.sent_aliases.sent(topic, alias);
+        } else {
+            // A new alias is three bytes that may just be too many.
+            message.alias = Alias::None;
+            encode::publish(&mut out.bytes, self.version, &message, max_bytes)?;
+        }
         cx.sessions.stats().delivered();
         Ok(())
     }

@@ -123,3 +123,37 @@ async fn a_node_without_aliases_takes_none() {
     publisher.send(&Publish::new("t", "m").with(props::two(property::TOPIC_ALIAS, 1)).encode(V5)).await;
     publisher.expect_end(0x94).await;
 }
+/// The client's view: an alias comes first with its topic, is in the range that it allowed, and always means the same.
+#[tokio::test]
+async fn the_node_uses_the_aliases_that_a_client_allows() {
+    let node = Node::start().await;
+    let maximum = |n| props::two(property::TOPIC_ALIAS_MAXIMUM, n);
+    let mut client = node.connect(&Connect::kept(V5, "a").with(maximum(2))).await;
+    client.subscribe("topic/#", 1).await;
+    let mut publisher = node.client(V5, "publisher").await;
+    let mut known = std::collections::HashMap::new();
+    let mut without_topic = 0;
+    let topics = ["topic/1", "topic/2", "topic/3", "topic/1", "topic/1", "topic/2", "topic/3", "topic/1"];
+    for topic in topics {
+        publisher.publish(Publish::new(topic, "m").qos(1, 0)).await;
+        let got = client.take().await;
+        let alias = got.number(property::TOPIC_ALIAS);
+        assert!(alias.is_none_or(|n| (1..=2).contains(&n)), "[MQTT-3.3.2-11]");
+        if got.topic.is_empty() {
+            without_topic += 1;
+            assert_eq!(known[&alias.unwrap()], topic);
+        } else {
+            assert_eq!(got.topic, topic);
+            known.extend(alias.map(|n| (n, topic)));
+        }
+    }
+    assert!(without_topic >= 3, "an alias that is never used saves nothing");
+    client.cut().await;
+    // The next connection knows no alias, and this one allows none.
+    let mut back = node.connect(&Connect::kept(V5, "a")).await;
+    for topic in topics {
+        publisher.publish(Publish::new(topic, "m").qos(1, 0)).await;
+        let got = back.take().await;
+        assert_eq!((&*got.topic, got.number(property::TOPIC_ALIAS)), (topic, None), "[MQTT-3.1.2-27]");
+    }
+}
