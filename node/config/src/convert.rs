@@ -62,6 +62,7 @@ impl Uplink {
     #[must_use]
     pub fn forward_options(&self, id: UplinkId, seed: u64) -> forward::Options {
         let backoff = Backoff { base: self.retry_min, cap: self.retry_max };
+        let defaults = forward::Options::new(id);
         forward::Options {
             order: match self.order {
                 Order::Strict => forward::Order::Strict,
@@ -69,13 +70,15 @@ impl Uplink {
             },
             pipeline: self.pipeline(),
             window: Volume { events: self.window_events as usize, bytes: self.window_bytes.as_usize() },
+            // Twice the window: what is answered out of order behind a late one must not empty the pipe.
+            gap_max: defaults.gap_max.max(2 * self.window_events as usize),
             retry: backoff,
             connect: backoff,
             connect_timeout: self.connect_timeout,
             answer_timeout: self.answer_timeout * self.answers_per_event(),
             addresses: self.addresses.len().max(1),
             seed,
-            ..forward::Options::new(id)
+            ..defaults
         }
     }
 

@@ -75,10 +75,11 @@ pub(crate) fn uplink(s: &mut Section<'_, '_>) -> RawUplink {
         credentials,
         // The runtime reorders whatever is in flight together.
         order: s.value("order", Order::Sequence),
-        window_events: s.bounded("window_events", 4_096, 1..=65_535),
+        // As much as a pipe of 60,000 events a second and 100 ms asks for, and as much again; a shorter one uses less.
+        window_events: s.bounded("window_events", 16_384, 1..=65_535),
         window_bytes: s.bounded(
             "window_bytes",
-            ByteSize::from_mib(2),
+            ByteSize::from_mib(6),
             ByteSize::from_kib(1)..=ByteSize::from_gib(1),
         ),
         keep_alive: s.bounded("keep_alive", 30 * SECOND, Duration::ZERO..=HOUR),
@@ -192,7 +193,7 @@ mod tests {
         let uplink = parse("addresses = [\"em-1:10205\", \"em-2\"]").unwrap();
         assert_eq!(
             (uplink.kind, uplink.order, uplink.window_events),
-            (UplinkKind::EventMesh, Order::Sequence, 4_096)
+            (UplinkKind::EventMesh, Order::Sequence, 16_384)
         );
         let eventmesh = uplink.eventmesh.unwrap();
         assert_eq!((eventmesh.topic.as_str(), eventmesh.subscribe.len()), ("eventmesh-edge", 0));

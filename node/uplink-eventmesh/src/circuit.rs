@@ -1,8 +1,8 @@
 //! Topics that the runtime refuses at present (code 14): held, not condemned.
 //!
 //! On standalone storage a topic that nobody subscribes answers 14, and so does one that a broker does not have yet. That is no fault of
-//! the events: they wait. After the first refusal the topic's circuit is open and its events are given back at once, without a call;
-//! when the time is up one of them goes out to try.
+//! the events: they wait. After the first refusal the topic's circuit is open and its events are given back at once, without a call, to be
+//! set aside by the forwarder; when the time is up it offers one of them, which goes out to try.
 
 use std::collections::HashMap;
 use std::time::Duration;

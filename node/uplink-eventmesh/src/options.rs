@@ -114,7 +114,7 @@ impl fmt::Debug for Options {
 }
 
 impl Options {
-    /// Defaults: topic `eventmesh-edge` for everything, no subscription, no credentials, window of 4,096.
+    /// Defaults: topic `eventmesh-edge` for everything, no subscription, no credentials, window of 16,384.
     #[must_use]
     pub fn new(node: impl Into<Text>, name: impl Into<Text>, addresses: Vec<Address>) -> Options {
         let node = node.into();
@@ -144,7 +144,7 @@ impl Options {
             topic: "eventmesh-edge".to_owned(),
             ttl: Duration::from_secs(4),
             message_max_bytes: 4_000_000,
-            window_max: 4_096,
+            window_max: 16_384,
             answer_timeout: Duration::from_secs(60),
             keep_alive: Duration::from_secs(30),
             return_after: Duration::from_secs(60),

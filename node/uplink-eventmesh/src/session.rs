@@ -142,8 +142,6 @@ impl Session {
         events: &mut Vec<UplinkEvent>,
     ) -> Option<(What, Bytes)> {
         let (stream, position) = (outgoing.stream, outgoing.event.position);
-        let mut give_back =
-            |class, reason: Text| events.push(UplinkEvent::Failed { stream, position, class, reason });
         if self.buffer.capacity() < BUFFER_BYTES / 8 {
             self.buffer.reserve(BUFFER_BYTES);
         }
@@ -158,7 +156,8 @@ impl Session {
                 let gate = self.circuits.gate(&self.topic, now);
                 if let Gate::Held(wait) = gate {
                     count(&self.shared.counters.events_held);
-                    give_back(Class::Retry, held(&self.topic, wait));
+                    let reason = held(&self.topic, wait);
+                    events.push(hold(stream, position, &self.topic, wait, reason));
                     return None;
                 }
                 match mapper.event(&outgoing.event, &outgoing.kind, &self.topic, &mut self.buffer) {
@@ -173,7 +172,8 @@ impl Session {
             }
         };
         count(&self.shared.counters.unmappable_refused);
-        give_back(Class::Reject, Text::from(refused.to_string()));
+        let reason = Text::from(refused.to_string());
+        events.push(UplinkEvent::Failed { stream, position, class: Class::Reject, reason });
         None
     }
 
@@ -222,27 +222,31 @@ impl Session {
         if flying.late {
             return None;
         }
+        if answer.verdict == Verdict::Hold {
+            events.push(self.held(&flying, &answer.words, now));
+            return None;
+        }
         let (class, reason, leave) = self.refused(&flying, answer, now);
         events.push(UplinkEvent::Failed { stream, position, class, reason });
         leave
     }
 
+    fn held(&mut self, flying: &Flying, words: &str, now: Duration) -> UplinkEvent {
+        count(&self.shared.counters.events_held);
+        let wait = self.circuits.refused(&flying.topic, now);
+        let reason = Text::from(format!("{words}; {}", held(&flying.topic, wait)));
+        hold(flying.stream, flying.position, &flying.topic, wait, reason)
+    }
+
     fn refused(&mut self, flying: &Flying, answer: Answer, now: Duration) -> (Class, Text, Option<Leave>) {
         let Answer { verdict, words } = answer;
         let counters = &self.shared.counters;
-        if verdict != Verdict::Hold {
-            self.circuits.unsettled(&flying.topic);
-        }
+        self.circuits.unsettled(&flying.topic);
         let leave = |retry_after| Some(Leave { cause: words.clone(), retry_after });
         let (class, leave) = match verdict {
             Verdict::Never => {
                 count(&counters.events_refused);
                 (Class::Reject, None)
-            }
-            Verdict::Hold => {
-                count(&counters.events_held);
-                let wait = self.circuits.refused(&flying.topic, now);
-                return (Class::Retry, Text::from(format!("{words}; {}", held(&flying.topic, wait))), None);
             }
             Verdict::Slower => {
                 count(&counters.overloads);
@@ -251,7 +255,7 @@ impl Session {
             }
             Verdict::Elsewhere => (Class::Retry, leave(None)),
             Verdict::Denied => (Class::Retry, leave(Some(DENIED_PAUSE))),
-            Verdict::Taken | Verdict::Later => (Class::Retry, None),
+            Verdict::Taken | Verdict::Hold | Verdict::Later => (Class::Retry, None),
         };
         (class, Text::from(words), leave)
     }
@@ -300,6 +304,10 @@ impl Session {
 
 /// How long a runtime that does not let us in is left alone.
 const DENIED_PAUSE: Duration = Duration::from_secs(30);
+
+fn hold(stream: StreamId, position: Position, topic: &Text, wait: Duration, reason: Text) -> UplinkEvent {
+    UplinkEvent::Held { stream, position, group: topic.clone(), retry_after: wait, reason }
+}
 
 fn held(topic: &str, wait: Duration) -> Text {
     Text::from(format!(

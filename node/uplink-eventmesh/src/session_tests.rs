@@ -42,13 +42,14 @@ fn answer(verdict: Verdict) -> Answer {
     Answer { verdict, words: "words".to_owned() }
 }
 
-/// Positions acknowledged, and positions failed with their class.
-fn said(events: &[UplinkEvent]) -> (Vec<u64>, Vec<(u64, Class)>) {
+/// Positions acknowledged, and positions failed with their class; `None`: held.
+fn said(events: &[UplinkEvent]) -> (Vec<u64>, Vec<(u64, Option<Class>)>) {
     let mut said = (Vec::new(), Vec::new());
     for event in events {
         match event {
             UplinkEvent::Acked { position, .. } => said.0.push(position.0),
-            UplinkEvent::Failed { position, class, .. } => said.1.push((position.0, *class)),
+            UplinkEvent::Failed { position, class, .. } => said.1.push((position.0, Some(*class))),
+            UplinkEvent::Held { position, .. } => said.1.push((position.0, None)),
             other => panic!("{other:?}"),
         }
     }
@@ -78,12 +79,12 @@ fn an_answer_is_about_exactly_its_event() {
 #[test]
 fn verdicts_become_classes_and_some_end_the_connection() {
     let table = [
-        (Verdict::Never, Class::Reject, false),
-        (Verdict::Later, Class::Retry, false),
-        (Verdict::Slower, Class::Retry, false),
-        (Verdict::Hold, Class::Retry, false),
-        (Verdict::Elsewhere, Class::Retry, true),
-        (Verdict::Denied, Class::Retry, true),
+        (Verdict::Never, Some(Class::Reject), false),
+        (Verdict::Later, Some(Class::Retry), false),
+        (Verdict::Slower, Some(Class::Retry), false),
+        (Verdict::Hold, None, false),
+        (Verdict::Elsewhere, Some(Class::Retry), true),
+        (Verdict::Denied, Some(Class::Retry), true),
     ];
     for (verdict, class, leaves) in table {
         let (mut session, _) = session(|_| {});
@@ -105,7 +106,7 @@ fn a_held_topic_does_not_hold_the_others() {
     events.clear();
     (2..=4).for_each(|n| session.send(outgoing(n, if n == 3 { "there" } else { "none" }, 1)));
     let mut made = calls(&mut session, NOW, &mut events);
-    assert_eq!((made.len(), said(&events).1), (1, vec![(2, Class::Retry), (4, Class::Retry)]));
+    assert_eq!((made.len(), said(&events).1), (1, vec![(2, None), (4, None)]));
     session.answered(made.pop().unwrap(), answer(Verdict::Taken), NOW, &mut events);
     assert_eq!(said(&events).0, [3]);
     assert_eq!(counters.read().events_held, 3);
@@ -114,7 +115,7 @@ fn a_held_topic_does_not_hold_the_others() {
     events.clear();
     (5..=6).for_each(|n| session.send(outgoing(n, "none", 1)));
     let mut made = calls(&mut session, later, &mut events);
-    assert_eq!((made.len(), said(&events).1), (1, vec![(6, Class::Retry)]));
+    assert_eq!((made.len(), said(&events).1), (1, vec![(6, None)]));
     session.answered(made.pop().unwrap(), answer(Verdict::Taken), later, &mut events);
     (7..=8).for_each(|n| session.send(outgoing(n, "none", 1)));
     assert_eq!(calls(&mut session, later, &mut events).len(), 2);
@@ -127,7 +128,7 @@ fn what_cannot_be_mapped_is_refused_without_a_call() {
     session.send(outgoing(1, "t", 3_000));
     session.send(outgoing(2, "t", 10));
     assert_eq!(calls(&mut session, NOW, &mut events).len(), 1);
-    assert_eq!((said(&events).1, counters.read().unmappable_refused), (vec![(1, Class::Reject)], 1));
+    assert_eq!((said(&events).1, counters.read().unmappable_refused), (vec![(1, Some(Class::Reject))], 1));
     let UplinkEvent::Failed { reason, .. } = &events[0] else { panic!() };
     assert!(reason.ends_with("is larger than message_max = 2000"), "{reason}");
 }

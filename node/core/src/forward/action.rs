@@ -70,6 +70,20 @@ pub enum Input {
         /// The upstream's words or code.
         reason: Text,
     },
+    /// The upstream takes no event of this one's group yet. No fault of the event: it is set aside, without limit, and the
+    /// group's first one tries again. Later events of the group are still offered.
+    Held {
+        /// Which stream.
+        stream: StreamId,
+        /// Which event.
+        position: Position,
+        /// What is held: whatever the uplink calls it, the same for all of its events.
+        group: Text,
+        /// When it may be tried again.
+        retry_after: Duration,
+        /// In words.
+        reason: Text,
+    },
     /// Answer to [`Action::CommitCursor`]: durable.
     CursorCommitted,
     /// Answer to [`Action::CommitCursor`]: not durable.

@@ -10,8 +10,9 @@
 //! ```
 //! Slots are numbered from 0 for the life of the flow; `base` is the number of the first one kept. What goes out next is
 //! the head of `ready` (retried or released events) or else slot `fresh`. The cursor passes the settled slots at the
-//! front, and nothing else.
+//! front, and nothing else; what the upstream holds leaves the slots and keeps the cursor back ([`super::held`]).
 
+use super::held::{Held, PROBES_FROM};
 use super::lane::{Admission, Lanes, Mode, enqueue};
 use super::reading::Reading;
 use super::slot::{Slot, State};
@@ -23,6 +24,9 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// The exponent of the delay of a probe that was refused for another reason than that its group is held.
+const PROBE_DOUBLINGS: u32 = 4;
 
 /// What an answer of the upstream was about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +47,8 @@ pub(super) struct Bounds {
     pub(super) gap_max: usize,
     pub(super) read_ahead: Volume,
     pub(super) fetch: Volume,
+    /// Ranges of positions set aside.
+    pub(super) ranges: usize,
 }
 
 #[derive(Debug)]
@@ -54,27 +60,32 @@ pub(super) struct Flow {
     /// When the upstream answered last, when it was first asked after silence, or when the gap filled.
     pub(super) progress_at: Duration,
     pub(super) troubles: Troubles,
-    bounds: Bounds,
+    pub(super) bounds: Bounds,
     max_age: Option<Duration>,
-    lanes: Lanes,
-    slots: VecDeque<Slot>,
-    base: u64,
-    fresh: u64,
+    pub(super) lanes: Lanes,
+    pub(super) slots: VecDeque<Slot>,
+    pub(super) base: u64,
+    pub(super) fresh: u64,
     /// In order: of one key the earlier always goes first, however it came here (P4).
-    ready: VecDeque<u64>,
-    backoffs: BinaryHeap<Reverse<(Duration, u64)>>,
+    pub(super) ready: VecDeque<u64>,
+    pub(super) backoffs: BinaryHeap<Reverse<(Duration, u64)>>,
     /// Where the next answer is expected: right after the last one.
     hint: u64,
     /// Neither settled nor in flight.
-    waiting: Volume,
+    pub(super) waiting: Volume,
     /// In flight, and no longer in `slots` because the store has given them up.
-    given_up: VecDeque<(Position, usize)>,
+    pub(super) given_up: VecDeque<(Position, usize)>,
     cursor: Position,
+    /// The last one that left the slots.
+    passed: Position,
+    pub(super) held: Held,
+    /// An event was read that is settled already, after the last slot.
+    pub(super) skipped: bool,
     /// Part of a commit that was handed over.
     committing: Position,
     /// Durable.
     committed: Position,
-    reading: Reading,
+    pub(super) reading: Reading,
 }
 
 impl Flow {
@@ -97,6 +108,9 @@ impl Flow {
             waiting: Volume::default(),
             given_up: VecDeque::new(),
             cursor: stream.acked,
+            passed: stream.acked,
+            held: Held::new(bounds.ranges),
+            skipped: false,
             committing: stream.acked,
             committed: stream.acked,
             reading: Reading::new(stream.acked),
@@ -126,7 +140,7 @@ impl Flow {
     /// How much may be read now without leaving the bounds; `None` if nothing. Half the room must be free first, so that
     /// reads are large.
     fn room(&self) -> Option<Volume> {
-        let Bounds { gap_max, read_ahead, fetch } = self.bounds;
+        let Bounds { gap_max, read_ahead, fetch, .. } = self.bounds;
         let gap_room = gap_max.saturating_sub(self.slots.len());
         if gap_room == 0
             || self.waiting.events > read_ahead.events / 2
@@ -142,7 +156,7 @@ impl Flow {
 
     /// The read to be made now, if any.
     pub(super) fn next_read(&mut self) -> Option<Read> {
-        if !self.reading.is_wanted() {
+        if !self.reading.is_wanted() || self.held.stops_reading() {
             return None;
         }
         let room = self.room()?;
@@ -154,15 +168,28 @@ impl Flow {
         self.reading.answered(batch.at_end);
         for event in batch.events {
             if self.reading.pass(event.position) {
-                let slot = Slot::new(event, self.lanes.are_used());
-                self.waiting.add(slot.bytes());
-                self.slots.push_back(slot);
+                self.take_in(event);
             }
         }
         self.reading.pass(batch.through);
+        self.skipped |= self.reading.pass(self.held.aside.skip(self.reading.through()));
         if self.gap_is_full() {
             // From now on the event that fills the gap has its time to be answered.
             self.progress_at = now;
+        }
+    }
+
+    /// What was read becomes a slot, unless this is a pass and it was settled before.
+    fn take_in(&mut self, event: StoredEvent) {
+        let (wanted, again) = self.held.aside.wants(event.position);
+        if wanted {
+            let mut slot = Slot::new(event, self.lanes.are_used());
+            // Nobody remembers which of those set aside were sent: all of them may be repetitions.
+            (slot.sent, slot.alone) = (again, std::mem::take(&mut self.skipped));
+            self.waiting.add(slot.bytes());
+            self.slots.push_back(slot);
+        } else {
+            self.skipped = true;
         }
     }
 
@@ -180,6 +207,9 @@ impl Flow {
 
     /// Takes the next event to be sent off the queue; `None` if there is nothing that may go out now.
     pub(super) fn take_next(&mut self, wall: Timestamp) -> Option<u64> {
+        if self.held.stops_sending() {
+            return None;
+        }
         loop {
             let no = match self.ready.pop_front() {
                 Some(no) => no,
@@ -206,6 +236,10 @@ impl Flow {
             return false;
         }
         let key = slot.key;
+        if no < PROBES_FROM && self.held.keeps(key) {
+            self.leave_behind_its_key(no);
+            return false;
+        }
         match self.lanes.admit(key, no) {
             Admission::Go => true,
             Admission::Held => {
@@ -245,7 +279,9 @@ impl Flow {
     /// Finds what the upstream answered. An event in flight is in flight no more and must be settled or held back next.
     pub(super) fn answered(&mut self, position: Position, now: Duration) -> Answered {
         let Some(no) = self.find(position) else { return self.answered_given_up(position) };
-        self.hint = no + 1;
+        if no < PROBES_FROM {
+            self.hint = no + 1;
+        }
         let Some(slot) = self.slot_mut(no) else { return Answered::Unknown };
         let bytes = slot.bytes();
         match slot.state {
@@ -273,12 +309,16 @@ impl Flow {
     }
 
     fn find(&self, position: Position) -> Option<u64> {
-        let is_here = |no| self.slot(no).is_some_and(|slot| slot.position == position);
+        // What has moved out of its slot is a probe now.
+        let is_it = |slot: &Slot| slot.position == position && slot.state != State::Moved;
+        let is_here = |no| self.slot(no).is_some_and(is_it);
         if is_here(self.hint) {
             return Some(self.hint);
         }
-        let idx = self.slots.binary_search_by_key(&position, |slot| slot.position).ok()?;
-        Some(self.base + idx as u64)
+        match self.slots.binary_search_by_key(&position, |slot| slot.position) {
+            Ok(idx) if self.slots.get(idx).is_some_and(is_it) => Some(self.base + idx as u64),
+            _ => self.held.find(position),
+        }
     }
 
     /// The upstream has it: it needs no memory any more.
@@ -327,23 +367,35 @@ impl Flow {
         }
         if self.slot(no).is_some_and(|slot| slot.state != State::Held) {
             self.set(no, State::Backoff);
-            self.troubles.wait(no, until);
+            self.wait(no, until);
             self.backoffs.push(Reverse((until, no)));
         }
+    }
+
+    fn wait(&mut self, no: u64, until: Duration) {
+        match self.held.wait(no, until) {
+            true => {}
+            false => self.troubles.wait(no, until),
+        }
+    }
+
+    fn waits_until(&self, no: u64) -> Option<Duration> {
+        self.held.waits_until(no).or_else(|| self.troubles.waits_until(no))
     }
 
     /// Queues what has waited long enough.
     pub(super) fn wake(&mut self, now: Duration) {
         self.reading.wake(now);
+        self.held.wake(now);
         while let Some(&Reverse((until, no))) = self.backoffs.peek() {
             if until > now {
                 return;
             }
             self.backoffs.pop();
             let waits = self.slot(no).is_some_and(|slot| slot.state == State::Backoff);
-            if waits && self.troubles.waits_until(no) == Some(until) {
+            if waits && self.waits_until(no) == Some(until) {
                 self.set(no, State::Queued);
-                if no < self.fresh {
+                if no < self.fresh || no >= PROBES_FROM {
                     enqueue(&mut self.ready, no);
                 }
                 self.resume_lane(no);
@@ -363,7 +415,7 @@ impl Flow {
     /// The next moment at which [`Flow::wake`] has something to do.
     pub(super) fn deadline(&self) -> Option<Duration> {
         let backoff = self.backoffs.peek().map(|Reverse((until, _))| *until);
-        [backoff, self.reading.deadline()].into_iter().flatten().min()
+        [backoff, self.reading.deadline(), self.held.deadline()].into_iter().flatten().min()
     }
 
     /// The connection is gone: everything unanswered is queued again, in order (P2, P4).
@@ -383,6 +435,7 @@ impl Flow {
         self.lanes.clear();
         self.fresh = self.base;
         self.hint = self.base;
+        self.queue_probes();
     }
 
     /// The first slot that is in flight.
@@ -405,44 +458,72 @@ impl Flow {
 
     /// The connection ends because of `no`, or may have.
     pub(super) fn accuse(&mut self, no: u64, acks: u64) {
+        if no >= PROBES_FROM {
+            return;
+        }
         let alone = self.is_last_open();
         self.troubles.died(no, acks, alone);
     }
 
     /// The upstream refused `no` for the moment; it is not in flight. Returns its earlier refusals in a row.
     pub(super) fn refused(&mut self, no: u64, acks: u64, alone: bool) -> u32 {
+        if no >= PROBES_FROM {
+            // Tried at leisure for ever: nothing waits in the slots behind it.
+            return PROBE_DOUBLINGS;
+        }
         let alone = alone || self.is_last_open();
         self.troubles.refused(no, acks, alone)
     }
 
     /// True if one event alone fills the gap: everything that may be sent after it was taken by the upstream.
     fn is_last_open(&self) -> bool {
-        self.gap_is_full() && self.in_flight.events + self.waiting.events == 1
+        self.gap_is_full() && self.in_flight.events + self.waiting.events == 1 + self.held.probes()
     }
 
     // --- the cursor
 
-    /// Moves the cursor over everything settled at the front. Returns how many were acknowledged; hands each loss to
-    /// `lose`.
-    pub(super) fn advance(&mut self, mut lose: impl FnMut(Loss)) -> u32 {
-        let mut acked = 0;
-        while let Some(slot) = self.slots.front().filter(|slot| slot.is_settled()) {
-            self.cursor = slot.position;
-            match slot.state {
-                State::Lost(reason) => lose(Loss {
-                    consumer: Some(self.consumer),
-                    reason,
-                    events: 1,
-                    bytes: slot.bytes() as u64,
-                    range: (slot.position, slot.position),
-                }),
-                _ => acked += 1,
-            }
-            self.slots.pop_front();
+    /// Moves the cursor over everything settled at the front. Returns how many events that is worth a commit; hands each
+    /// loss to `lose`.
+    pub(super) fn advance(&mut self, now: Duration, mut lose: impl FnMut(Loss)) -> u32 {
+        let mut acked = self.held.take_settled();
+        while let Some(slot) = self.slots.pop_front_if(|slot| slot.is_settled()) {
             self.base += 1;
+            self.passed = self.passed.max(slot.position);
+            match slot.state {
+                State::Lost(reason) if self.held.first().is_none_or(|first| first > slot.position) => {
+                    self.held.aside.passed();
+                    lose(self.loss(&slot, reason));
+                }
+                State::Lost(_) | State::Aside => self.held.leave(&slot),
+                _ => {
+                    acked += 1;
+                    self.held.aside.passed();
+                }
+            }
         }
         self.fresh = self.fresh.max(self.base);
-        acked
+        self.held.watch(now);
+        if self.follow() { acked.max(1) } else { 0 }
+    }
+
+    /// What was lost is counted with the cursor that passes it: behind an event set aside it is tried again instead.
+    fn loss(&self, slot: &Slot, reason: LossReason) -> Loss {
+        Loss {
+            consumer: Some(self.consumer),
+            reason,
+            events: 1,
+            bytes: slot.bytes() as u64,
+            range: (slot.position, slot.position),
+        }
+    }
+
+    /// The cursor follows what left the slots, up to the first event that is not settled. True if it moved.
+    fn follow(&mut self) -> bool {
+        let open = self.held.first().into_iter().chain(self.slots.front().map(|slot| slot.position)).min();
+        let to = open.map_or(self.passed, |open| self.passed.min(Position(open.0.saturating_sub(1))));
+        let moved = to > self.cursor;
+        self.cursor = self.cursor.max(to);
+        moved
     }
 
     /// The store has given up, and counted, everything up to `acked`. False if that is no news.
@@ -457,6 +538,9 @@ impl Flow {
         }
         self.fresh = self.fresh.max(self.base);
         self.cursor = self.cursor.max(acked);
+        self.passed = self.passed.max(acked);
+        self.held.aside.retained_from(acked);
+        self.drop_probes(acked);
         self.reading.pass(acked);
         true
     }
@@ -470,7 +554,7 @@ impl Flow {
             self.given_up.push_back((position, bytes));
             self.waiting.add(bytes);
         }
-        if !matches!(state, State::Acked | State::Lost(_)) {
+        if !slot.is_settled() {
             self.settle(no, State::Acked);
         }
         self.slots.pop_front();
@@ -510,11 +594,17 @@ impl Flow {
         self.base + self.slots.len() as u64
     }
 
-    fn slot(&self, no: u64) -> Option<&Slot> {
+    pub(super) fn slot(&self, no: u64) -> Option<&Slot> {
+        if no >= PROBES_FROM {
+            return self.held.probe(no);
+        }
         self.slots.get(index(self.base, no)?)
     }
 
-    fn slot_mut(&mut self, no: u64) -> Option<&mut Slot> {
+    pub(super) fn slot_mut(&mut self, no: u64) -> Option<&mut Slot> {
+        if no >= PROBES_FROM {
+            return self.held.probe_mut(no);
+        }
         self.slots.get_mut(index(self.base, no)?)
     }
 

@@ -1,6 +1,7 @@
 //! The state machine that ties connection, flows and ledger together.
 
 use super::flow::{Answered, Bounds, Flow};
+use super::held::RANGES_MAX;
 use super::jitter::Jitter;
 use super::ledger::Ledger;
 use super::link::{Link, State};
@@ -38,6 +39,8 @@ pub struct Counters {
     pub acked: u64,
     /// Answers that refused an event for the moment.
     pub retries: u64,
+    /// Answers that held an event.
+    pub held: u64,
     /// Events that the upstream refused for good.
     pub rejected: u64,
     /// Events given up unsent because of their age.
@@ -112,6 +115,7 @@ impl Forwarder {
             self.wake = None;
             self.wake(now, out);
         }
+        self.flows.iter_mut().for_each(Flow::begin_pass);
         self.pump(now, wall, out);
         self.park(now);
         self.fetch(out);
@@ -168,6 +172,16 @@ impl Forwarder {
             Input::Acked { stream, position } => self.acked(now, stream, position),
             Input::Failed { stream, position, class, reason } => {
                 self.failed(now, stream, position, class, reason, out);
+            }
+            Input::Held { stream, position, group, retry_after, reason } => {
+                if self.held(now, stream, position, &group, retry_after) {
+                    out.push(Action::Report(Report::Refused {
+                        stream,
+                        position,
+                        class: Class::Retry,
+                        reason,
+                    }));
+                }
             }
             Input::CursorCommitted => {
                 self.flows.iter_mut().for_each(Flow::committed);
@@ -297,6 +311,25 @@ impl Forwarder {
         }
     }
 
+    /// False if this was no answer to anything that was asked.
+    fn held(
+        &mut self,
+        now: Duration,
+        stream: StreamId,
+        position: Position,
+        group: &Text,
+        retry_after: Duration,
+    ) -> bool {
+        let Some((idx, no)) = self.answered(now, stream, position) else { return false };
+        self.counters.held += 1;
+        let until = now + retry_after.max(self.options.retry.base);
+        if let Some(flow) = self.flows.get_mut(idx) {
+            flow.set_aside(no, group, until);
+        }
+        self.settle(now, idx);
+        true
+    }
+
     /// Which slot an answer is about; it is no longer in flight.
     fn answered(&mut self, now: Duration, stream: StreamId, position: Position) -> Option<(usize, u64)> {
         let idx = self.index(stream)?;
@@ -347,7 +380,7 @@ impl Forwarder {
     fn settle(&mut self, now: Duration, idx: usize) {
         let Some(flow) = self.flows.get_mut(idx) else { return };
         let (ledger, counters) = (&mut self.ledger, &mut self.counters);
-        let acked = flow.advance(|loss| {
+        let acked = flow.advance(now, |loss| {
             match loss.reason {
                 LossReason::Rejected => counters.rejected += 1,
                 LossReason::Expired => counters.expired += 1,
@@ -617,8 +650,12 @@ fn flows(options: &Options, streams: &[StreamOptions]) -> Vec<Flow> {
         events: (volume.events / count).max(1),
         bytes: (volume.bytes / count).max(1),
     };
-    let bounds =
-        Bounds { gap_max: options.gap_max, read_ahead: part(options.read_ahead), fetch: options.fetch };
+    let bounds = Bounds {
+        gap_max: options.gap_max,
+        read_ahead: part(options.read_ahead),
+        fetch: options.fetch,
+        ranges: RANGES_MAX / count,
+    };
     let weight = |stream: &StreamOptions| usize::try_from(stream.weight.max(1)).unwrap_or(usize::MAX);
     let weights = streams.iter().map(weight).fold(0_usize, usize::saturating_add).max(1);
     let share = |stream| (options.window.events.saturating_mul(weight(stream)) / weights).max(1);

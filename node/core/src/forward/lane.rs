@@ -123,6 +123,11 @@ impl Lanes {
         Some(later)
     }
 
+    /// The lane of a key is no more; returns who waited in it.
+    pub(super) fn dissolve(&mut self, key: u64) -> VecDeque<u64> {
+        self.lanes.remove(&key).map(|lane| lane.queue).unwrap_or_default()
+    }
+
     /// The head `no` of a lane is out of the way. `queue` is called with the next ones in order and says whether it took
     /// them; one is enough where one per key is in flight.
     pub(super) fn release(&mut self, key: u64, no: u64, mut queue: impl FnMut(u64) -> bool) {

@@ -22,6 +22,9 @@
 //! - **P5** at most [`Options::window`] is in flight, at most [`Options::read_ahead`] waits beside it, and at most
 //!   [`Options::gap_max`] events lie between a cursor and the newest event read, whatever the backlog. Beyond that an
 //!   event whose own retries are used up is parked: given up and counted, so that it does not block its stream for ever.
+//!   What the upstream *holds* ([`Input::Held`]) is not parked and keeps nothing waiting: it is set aside, as ranges of
+//!   positions, while the cursor stays before it, and read again when the upstream takes the first of its kind. How long
+//!   that may take is for the stream's budget to say.
 //!
 //! Whoever drives it (the runtime, a simulation, a test) owes it this much:
 //!
@@ -35,8 +38,10 @@
 //! - [`Input::RetentionMoved`] with the store's own cursor whenever convenient, at the latest before `Up`.
 
 mod action;
+mod aside;
 mod flow;
 mod forwarder;
+mod held;
 mod jitter;
 mod lane;
 mod ledger;

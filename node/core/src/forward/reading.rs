@@ -65,6 +65,22 @@ impl Reading {
         self.retry_at = retry_at;
     }
 
+    /// A read is under way.
+    pub(super) fn is_outstanding(&self) -> bool {
+        self.outstanding
+    }
+
+    /// Everything up to here was read.
+    pub(super) fn through(&self) -> Position {
+        self.through
+    }
+
+    /// Begins again behind an earlier position; no read is under way.
+    pub(super) fn rewind(&mut self, after: Position) {
+        self.through = after;
+        self.more = true;
+    }
+
     /// How often in a row reads failed.
     pub(super) fn failures(&self) -> u32 {
         self.failures

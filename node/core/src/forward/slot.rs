@@ -16,6 +16,10 @@ pub(super) enum State {
     Backoff,
     /// In the lane of an earlier event of its key.
     Held,
+    /// Set aside: the upstream holds its group, or an earlier event of its key.
+    Aside,
+    /// It is a probe now, see [`super::held`].
+    Moved,
     /// The upstream has it.
     Acked,
     /// Given up; counted when the cursor passes it.
@@ -32,6 +36,8 @@ pub(super) struct Slot {
     /// Handed to the uplink at least once.
     pub(super) sent: bool,
     pub(super) state: State,
+    /// Something between it and the slot before was settled earlier and not read again.
+    pub(super) alone: bool,
     /// `None` once settled.
     pub(super) event: Option<Arc<StoredEvent>>,
 }
@@ -44,6 +50,7 @@ impl Slot {
             stored_bytes: event.stored_bytes,
             sent: false,
             state: State::Queued,
+            alone: false,
             event: Some(Arc::new(event)),
         }
     }
@@ -53,8 +60,15 @@ impl Slot {
         usize::try_from(self.stored_bytes).unwrap_or(usize::MAX)
     }
 
+    /// True if there is nothing more to be done about it in its flow.
     pub(super) fn is_settled(&self) -> bool {
-        matches!(self.state, State::Acked | State::Lost(_))
+        matches!(self.state, State::Acked | State::Lost(_) | State::Aside | State::Moved)
+    }
+
+    /// Moves the event out of it.
+    pub(super) fn take(&mut self, state: State) -> Slot {
+        self.state = State::Moved;
+        Slot { state, event: self.event.take(), ..*self }
     }
 
     /// Past its own deadline or older than its stream keeps; never by a clock that has not been set.

@@ -88,6 +88,19 @@ pub enum UplinkEvent {
         /// The upstream's words or code.
         reason: Text,
     },
+    /// The upstream takes nothing of this event's group yet, and may later: no fault of the event, which waits without limit.
+    Held {
+        /// Which stream.
+        stream: StreamId,
+        /// Which event.
+        position: Position,
+        /// What is held, the same for all of its events.
+        group: Text,
+        /// When it may be tried again.
+        retry_after: Duration,
+        /// The upstream's words or code.
+        reason: Text,
+    },
     /// A message came down.
     Downward(Downward),
 }

@@ -171,6 +171,9 @@ impl Service {
                 UplinkEvent::Failed { stream, position, class, reason } => {
                     self.feed(Input::Failed { stream, position, class, reason });
                 }
+                UplinkEvent::Held { stream, position, group, retry_after, reason } => {
+                    self.feed(Input::Held { stream, position, group, retry_after, reason });
+                }
                 UplinkEvent::Downward(message) => self.take_down(message),
             }
         }

@@ -173,6 +173,7 @@ pub(crate) fn acked(events: &[UplinkEvent]) -> Vec<u64> {
 pub(crate) fn failed(events: &[UplinkEvent]) -> Vec<(u64, Class, Text)> {
     let failure = |e: &UplinkEvent| match e {
         UplinkEvent::Failed { position, class, reason, .. } => Some((position.0, *class, reason.clone())),
+        UplinkEvent::Held { position, reason, .. } => Some((position.0, Class::Retry, reason.clone())),
         _ => None,
     };
     events.iter().filter_map(failure).collect()

@@ -34,6 +34,13 @@ enum Op {
         idx: u8,
         class: u8,
     },
+    Hold {
+        idx: u8,
+    },
+    /// A topic is closed from now on, or opened: its events are held instead of acknowledged.
+    Turn {
+        topic: u8,
+    },
     /// An answer to something that was never asked.
     Stray {
         log: u8,
@@ -71,6 +78,8 @@ fn op() -> impl Strategy<Value = Op> {
         8 => any::<u8>().prop_map(|idx| Op::Ack { idx }),
         3 => any::<u8>().prop_map(|count| Op::AckFirst { count }),
         4 => (any::<u8>(), any::<u8>()).prop_map(|(idx, class)| Op::Fail { idx, class }),
+        2 => any::<u8>().prop_map(|idx| Op::Hold { idx }),
+        1 => any::<u8>().prop_map(|topic| Op::Turn { topic }),
         1 => any::<u8>().prop_map(|log| Op::Stray { log }),
         4 => any::<u8>().prop_map(|window| Op::Connected { window }),
         1 => Just(Op::Down),
@@ -149,6 +158,16 @@ fn apply(world: &mut World, op: Op) {
                 [usize::from(class) % 5];
             world.fail(usize::from(idx) % world.flying.len(), class);
         }
+        // What is held is the upstream's to say, and over a pipelined one nothing is.
+        Op::Hold { idx } if !world.flying.is_empty() && world.options.pipeline == Pipeline::Unordered => {
+            world.hold(usize::from(idx) % world.flying.len());
+        }
+        Op::Turn { topic } if world.options.pipeline == Pipeline::Unordered => {
+            let topic = format!("t{}", topic % 4);
+            if !world.closed.remove(&topic) {
+                world.closed.insert(topic);
+            }
+        }
         Op::Stray { log: l } => {
             let position = Position(world.next_position + 7);
             world.step(Input::Acked { stream: stream(log(l)), position });
@@ -191,6 +210,7 @@ fn is_done(world: &World) -> bool {
 
 /// From now on everything works: within a bounded number of things that happen, nothing is left.
 fn heal(world: &mut World) {
+    world.closed.clear();
     for _ in 0..20_000 {
         if world.commit.is_some() {
             world.commit_ok();
@@ -259,7 +279,7 @@ proptest! {
         let harmless = |op: &Op| {
             !matches!(
                 op,
-                Op::Fail { .. } | Op::Down | Op::UpAgain | Op::Retain { .. } | Op::Clock { .. } | Op::Sleep
+                Op::Fail { .. } | Op::Hold { .. } | Op::Turn { .. } | Op::Down | Op::UpAgain | Op::Retain { .. } | Op::Clock { .. } | Op::Sleep
                     | Op::Wait { .. } | Op::Append { expires_ms: Some(_), .. }
             )
         };
