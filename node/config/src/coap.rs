@@ -63,6 +63,10 @@ mod tests {
             ))
         };
         both("coap").unwrap();
+        let twice =
+            parse("[[listener]]\nkind = \"coap\"\nbind = \"127.0.0.1:1\"\n[[listener]]\nkind = \"coap\"\n")
+                .unwrap_err();
+        assert!(twice.contains("one listener takes CoAP"), "{twice}");
         assert!(both("mqtt").unwrap_err().contains("is the address of listener[0] too"));
     }
 

@@ -2,8 +2,8 @@
 
 use crate::environment::variable_for;
 use crate::model::{
-    Auth, Class, Config, Credentials, DEFAULT_STREAM, Listener, ListenerTls, NODE_STREAM, Route, Stream,
-    StreamWhenFull, Unrouted, Uplink,
+    Auth, Class, Config, Credentials, DEFAULT_STREAM, Listener, ListenerKind, ListenerTls, NODE_STREAM,
+    Route, Stream, StreamWhenFull, Unrouted, Uplink,
 };
 use crate::problem::Problem;
 use crate::sections::{Raw, RawListener, RawRoute, RawStream, RawUplink};
@@ -134,6 +134,11 @@ fn check_listeners(listeners: &[Listener], disk_max: ByteSize, problems: &mut Ve
         if let Some(earlier) = taken {
             let what = format!("is the address of listener[{earlier}] too, each needs its own");
             problems.push(Problem::of(format!("listener[{index}].bind = \"{}\"", listener.bind), what));
+        }
+        let is_coap = |l: &&Listener| l.kind == ListenerKind::Coap;
+        if is_coap(&listener) && listeners.iter().take(index).any(|l| is_coap(&l)) {
+            let what = "one listener takes CoAP: mailboxes and observers are its own; [::] takes IPv4 too";
+            problems.push(Problem::of(format!("listener[{index}].kind = \"coap\""), what));
         }
         let payload = listener.max_payload;
         let needed = ByteSize::from_bytes(payload.bytes().saturating_mul(DISK_PER_PAYLOAD));

@@ -5,10 +5,13 @@
 //! GET       /ps/{topic}     the value, with ETag, Content-Format and Max-Age; with Observe, what is published from now on
 //! DELETE    /ps/{topic}     clears the value
 //! GET       /ps?topic=...   the topics with a value that match a filter; with Observe, what is published to them
+//! GET       /d/{device}/cmd   the device's oldest command; with Observe, each as a confirmable notification
+//! DELETE    /d/{device}/cmd   with If-Match: that command is done
 //! GET       /.well-known/core
 //! ```
 //!
 //! - [`service`]: requests to publications and back, as a state machine without I/O over `eventmesh-edge-coap`
+//! - [`records`]: what of it is durable
 //! - [`link`]: the queue from the hub to the listener's task
 //! - [`server`]: the socket
 //!
@@ -16,6 +19,7 @@
 
 pub mod link;
 mod path;
+pub mod records;
 pub mod server;
 pub mod service;
 pub mod stats;

@@ -1,7 +1,7 @@
 //! The queue from the hub to the listener's task: outcomes of submissions, and deliveries within a bound (P5).
 
 use eventmesh_edge_core::ports::hub::{Accepted, Delivery, Offer, Outlet};
-use eventmesh_edge_core::ports::store::CommitError;
+use eventmesh_edge_core::ports::store::{CommitError, MailboxItem, ReadError, SessionNo};
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
@@ -17,6 +17,15 @@ pub enum Event {
     },
     /// Somebody published what observers asked for.
     Delivery(Delivery),
+    /// Something came into a mailbox.
+    Rung(SessionNo),
+    /// A piece of a mailbox.
+    Mailbox {
+        /// Whose.
+        session: SessionNo,
+        /// What was read.
+        result: Result<Vec<MailboxItem>, ReadError>,
+    },
 }
 
 /// See the module's description.

@@ -16,6 +16,8 @@ pub(crate) enum Target {
     Topic(TopicName),
     /// `/ps?topic={filter}`
     Filter(TopicFilter),
+    /// `/d/{device}/cmd`
+    Mailbox(Text),
 }
 
 /// Reads path and query.
@@ -28,6 +30,7 @@ pub(crate) fn target(request: &Request) -> Result<Target, Response> {
         [] | [".well-known", "core"] => Ok(Target::Core),
         [TOPICS] => filter(request),
         [TOPICS, levels @ ..] => topic(levels).map(Target::Topic),
+        ["d", device, "cmd"] if !device.is_empty() => Ok(Target::Mailbox(Text::from(*device))),
         _ => Err(Response::error(Code::NOT_FOUND, "see /.well-known/core")),
     }
 }

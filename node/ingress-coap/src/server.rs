@@ -1,8 +1,9 @@
 //! The socket: one task per listener, which reads, decides and sends.
 
 use crate::link::{Event, Link};
-use crate::service::{Action, Context, Input, Output, Service, ServiceOptions};
+use crate::service::{Action, Bell, Bells, Context, Input, Output, Parts, Service, ServiceOptions};
 use crate::stats::Stats;
+use bytes::Bytes;
 use eventmesh_edge_core::ports::clock::Clock;
 use eventmesh_edge_core::ports::hub::{Hub, Outlet};
 use std::future::Future;
@@ -54,6 +55,8 @@ pub struct Listener {
     service: Service,
 }
 
+/// Entries of a mailbox read at a time.
+const MAILBOX_PIECE: usize = 8;
 /// Largest datagram.
 const DATAGRAM_MAX_BYTES: usize = 65_535;
 /// Datagrams read before others get their turn.
@@ -61,7 +64,7 @@ const READS_AT_ONCE: usize = 64;
 /// Wanted of the system: a site of sensors sends at the full second.
 const RECEIVE_BUFFER_BYTES: usize = 1 << 20;
 
-/// Opens a listener. Needs no runtime.
+/// Opens a listener. Needs no runtime. `kept`: the rows of the table Node with [`crate::records::PREFIX`].
 ///
 /// # Errors
 /// [`BindError`] if the address cannot be had.
@@ -69,6 +72,7 @@ pub fn bind(
     options: ListenerOptions,
     hub: Arc<dyn Hub>,
     clock: Arc<dyn Clock>,
+    kept: &[(Bytes, Bytes)],
 ) -> Result<Listener, BindError> {
     let address = options.bind;
     let failed = |source| BindError::Bind { address, source };
@@ -83,8 +87,21 @@ pub fn bind(
     getrandom::fill(&mut key).map_err(BindError::Random)?;
     let link = Arc::new(Link::new(options.queue_events));
     let observer = hub.attach(None, Some(Arc::clone(&link) as Arc<dyn Outlet>));
-    let service = Service::new(options.service, observer, u64::from_ne_bytes(seed), key);
+    let parts = Parts { observer, bells: bells(&link), seed: u64::from_ne_bytes(seed), key };
+    let mut service = Service::new(options.service, parts);
+    let cx = Context { now: clock.monotonic(), wall: clock.now(), hub: &*hub };
+    let skipped = service.restore(&cx, kept);
+    tracing::debug!(rows = kept.len(), skipped, "devices and observers loaded");
     Ok(Listener { socket, address, stop_timeout: options.stop_timeout, hub, clock, link, service })
+}
+
+/// An event of a mailbox wakes the task; many in a row wake it once.
+fn bells(link: &Arc<Link>) -> Bells {
+    let link = Arc::clone(link);
+    Arc::new(move |session| {
+        let link = Arc::clone(&link);
+        Arc::new(Bell(move || link.push(Event::Rung(session))))
+    })
 }
 
 impl Listener {
@@ -182,6 +199,8 @@ impl Running {
             match event {
                 Event::Completed { token, result } => self.handle(Input::Completed { token, result }),
                 Event::Delivery(delivery) => self.handle(Input::Delivery(delivery)),
+                Event::Rung(session) => self.handle(Input::Rung(session)),
+                Event::Mailbox { session, result } => self.handle(Input::Mailbox { session, result }),
             }
         }
     }
@@ -204,6 +223,11 @@ impl Running {
                     let link = Arc::clone(&self.link);
                     let done = move |result| link.push(Event::Completed { token, result });
                     self.hub.submit(submission, Box::new(done));
+                }
+                Action::ReadMailbox { session, after } => {
+                    let link = Arc::clone(&self.link);
+                    let done = move |result| link.push(Event::Mailbox { session, result });
+                    self.hub.read_mailbox(session, after, MAILBOX_PIECE, Box::new(done));
                 }
             }
         }

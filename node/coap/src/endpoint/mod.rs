@@ -189,6 +189,8 @@ pub struct Endpoint<P> {
     /// Responses to multicast requests, waiting for their moment.
     leisurely: BTreeMap<(Duration, u64), (P, Bytes)>,
     swept: Duration,
+    /// Added to the time for the numbers of notifications.
+    since: Duration,
     counters: Counters,
 }
 
@@ -214,8 +216,15 @@ impl<P: PeerKey> Endpoint<P> {
             observations: Observations::new(),
             leisurely: BTreeMap::new(),
             swept: Duration::ZERO,
+            since: Duration::ZERO,
             counters: Counters::default(),
         }
+    }
+
+    /// What the time given in counts from: with the same moment after a restart, the numbers of notifications go on
+    /// (RFC 7641 section 4.4).
+    pub fn set_epoch(&mut self, since: Duration) {
+        self.since = since;
     }
 
     /// What it was made with.

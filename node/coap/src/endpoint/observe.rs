@@ -47,7 +47,7 @@ impl<P: PeerKey> Observations<P> {
 }
 
 /// Sequence numbers (section 4.4): one for each 32 ms of the time given in, and always higher than the last. They stay
-/// comparable over a restart if that time does not begin anew.
+/// comparable over a restart, because that time does not begin anew ([`Endpoint::set_epoch`]).
 fn sequence(last: u32, now: Duration) -> u32 {
     let by_time = u32::try_from((now.as_millis() >> 5) & 0xff_ffff).unwrap_or_default();
     let ahead = by_time.wrapping_sub(last) & 0xff_ffff;
@@ -57,15 +57,17 @@ fn sequence(last: u32, now: Duration) -> u32 {
 impl<P: PeerKey> Endpoint<P> {
     /// Makes an observation of a request before it is answered with success. False if there is no room, or the request is
     /// gone: then it is a plain GET. A registration with the same token replaces the earlier one (section 4.1).
-    pub fn observe(&mut self, now: Duration, exchange: ExchangeNo) -> bool {
+    /// `acknowledged`: all notifications are confirmable, whatever the type of the registration.
+    pub fn observe(&mut self, now: Duration, exchange: ExchangeNo, acknowledged: bool) -> bool {
         let Some(open) = self.exchanges.get(&exchange.0) else { return false };
-        let (peer, token, confirmable) = (open.peer, open.token, open.confirmable);
+        let (peer, token, confirmable) = (open.peer, open.token, open.confirmable || acknowledged);
         if open.multicast || !self.register(now, peer, token, confirmable) {
             return false;
         }
+        let at = self.since + now;
         let observation = self.observations.map.get_mut(&(peer, token));
         let number = observation.map(|observation| {
-            observation.sequence = sequence(observation.sequence, now);
+            observation.sequence = sequence(observation.sequence, at);
             observation.sequence
         });
         if let Some(open) = self.exchanges.get_mut(&exchange.0) {
@@ -74,11 +76,13 @@ impl<P: PeerKey> Endpoint<P> {
         number.is_some()
     }
 
-    /// Puts back an observation from before a restart. False if there is no room.
+    /// Puts back an observation from before a restart, of a peer that had acknowledged a notification. False if there is
+    /// no room.
     pub fn restore_observer(&mut self, now: Duration, peer: P, token: Token) -> bool {
         let secs = super::secs(now);
-        self.peers.touch(peer, secs, &self.params, &mut self.rng).is_some()
-            && self.register(now, peer, token, true)
+        let Some(known) = self.peers.touch(peer, secs, &self.params, &mut self.rng) else { return false };
+        known.verified = true;
+        self.register(now, peer, token, true)
     }
 
     fn register(&mut self, now: Duration, peer: P, token: Token, confirmable: bool) -> bool {
@@ -96,7 +100,7 @@ impl<P: PeerKey> Endpoint<P> {
             known_peer.observing += 1;
         }
         let observation = Observation {
-            sequence: sequence(0xff_ffff, now),
+            sequence: sequence(0xff_ffff, self.since + now),
             confirmable,
             last_id: None,
             in_flight: None,
@@ -145,14 +149,14 @@ impl<P: PeerKey> Endpoint<P> {
         let credit = self.credit(peer);
         let id = self.next_id(peer);
         let room = self.flights.len() < self.params.flights_max;
-        let params = &self.params;
+        let (params, since) = (&self.params, self.since);
         let Some(observation) = self.observations.map.get_mut(&(peer, token)) else { return };
         let Some(waiting) = observation.waiting.take() else { return };
         let due = observation.since_probe + 1 >= params.probe_every
             || now.saturating_sub(observation.probed) >= params.probe_interval;
         let confirmable = (observation.confirmable || due) && room;
         let kind = if confirmable { Kind::Con } else { Kind::Non };
-        let number = sequence(observation.sequence, now);
+        let number = sequence(observation.sequence, since + now);
         let (response, tag) = &*waiting;
         let message = notification(response, Shell { kind, id, token }, number, params.block_szx);
         let datagram = message.encode();
@@ -205,9 +209,9 @@ impl<P: PeerKey> Endpoint<P> {
         let newer = self.observations.map.get_mut(&(peer, token)).and_then(|o| o.waiting.take());
         let Some(newer) = newer else { return self.relaunch(now, peer, id, again, out) };
         let id = self.next_id(peer);
-        let szx = self.params.block_szx;
+        let (szx, at) = (self.params.block_szx, self.since + now);
         let Some(observation) = self.observations.map.get_mut(&(peer, token)) else { return };
-        observation.sequence = sequence(observation.sequence, now);
+        observation.sequence = sequence(observation.sequence, at);
         observation.in_flight = Some(newer.1);
         let shell = Shell { kind: Kind::Con, id, token };
         again.datagram = notification(&newer.0, shell, observation.sequence, szx).encode();

@@ -3,10 +3,12 @@
 use super::observe::ListenerView;
 use super::stage::Stage;
 use anyhow::Context;
+use bytes::Bytes;
 use eventmesh_edge_config::{Auth, Config, Listener, ListenerKind};
 use eventmesh_edge_core::Text;
 use eventmesh_edge_core::ports::clock::Clock;
 use eventmesh_edge_core::ports::hub::Hub;
+use eventmesh_edge_core::ports::store::{ReadError, Store, Table};
 use eventmesh_edge_ingress_coap::{self as coap, ListenerOptions, ServiceOptions};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,10 +22,12 @@ impl Listeners {
     pub(super) fn bind(
         config: &Config,
         hub: &Arc<dyn Hub>,
+        store: &Arc<dyn Store>,
         clock: &Arc<dyn Clock>,
     ) -> anyhow::Result<Listeners> {
+        let kept = kept(store).context("load CoAP devices and observers")?;
         let bind = |(index, listener): (usize, &Listener)| {
-            let bound = coap::bind(options(config, listener), Arc::clone(hub), Arc::clone(clock));
+            let bound = coap::bind(options(config, listener), Arc::clone(hub), Arc::clone(clock), &kept);
             Ok((listener.clone(), bound.with_context(|| format!("listener[{index}]"))?))
         };
         let all = config.listeners.iter().enumerate();
@@ -59,6 +63,21 @@ impl Listeners {
     }
 }
 
+/// Rows read at a time.
+const PAGE: usize = 256;
+
+fn kept(store: &Arc<dyn Store>) -> Result<Vec<(Bytes, Bytes)>, ReadError> {
+    let mut rows: Vec<(Bytes, Bytes)> = Vec::new();
+    loop {
+        let after = rows.last().map(|(key, _)| key.clone());
+        let page = store.scan(Table::Node, coap::records::PREFIX, after.as_deref(), PAGE)?;
+        if page.is_empty() {
+            return Ok(rows);
+        }
+        rows.extend(page);
+    }
+}
+
 /// Part of the time for a graceful stop in which requests at the store are answered.
 const LISTENERS_OF_STOP: f64 = 0.2;
 
@@ -74,6 +93,7 @@ fn options(config: &Config, listener: &Listener) -> ListenerOptions {
         service: ServiceOptions {
             node: Text::from(config.node.name.to_string()),
             anonymous_apart: config.listeners.iter().any(|other| other.auth != Auth::Anonymous),
+            mailboxes_max: config.session.sessions_max as usize,
             params,
         },
         queue_events: listener.queue_events as usize,

@@ -45,7 +45,7 @@ impl Listeners {
     ) -> anyhow::Result<Listeners> {
         refuse_what_is_left_out(config)?;
         #[cfg(feature = "coap")]
-        let coap = super::coap::Listeners::bind(config, &hub, clock)?;
+        let coap = super::coap::Listeners::bind(config, &hub, store, clock)?;
         let sessions = Arc::new(Sessions::new(hub, Arc::clone(clock), session_options(config)));
         let restored = sessions.restore(&StoreScan(store)).context("load the sessions of clients")?;
         info!(

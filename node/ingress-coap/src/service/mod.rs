@@ -6,23 +6,27 @@
 //!
 //! - `publish`: POST, PUT, DELETE and their outcome
 //! - `read`: GET of a value, of the topics under a filter, of `/.well-known/core`
+//! - `mailbox`: commands for devices that sleep
 //! - `observers`: who observes what, over one subscriber of the hub for all of them
 
+mod mailbox;
 mod observers;
 mod publish;
 mod read;
-#[cfg(test)]
-mod tests;
 
 use crate::path::{self, Target};
+use crate::records::{self, Row};
 use crate::stats::Stats;
 use bytes::Bytes;
 use eventmesh_edge_coap::endpoint::Output as Out;
 use eventmesh_edge_coap::{Code, Endpoint, ExchangeNo, Params, Request, Response, Token};
 use eventmesh_edge_core::Text;
+use eventmesh_edge_core::event::Position;
 use eventmesh_edge_core::event::Timestamp;
 use eventmesh_edge_core::ports::hub::{Accepted, Delivery, Hub, Submission, SubscriberId};
-use eventmesh_edge_core::ports::store::CommitError;
+use eventmesh_edge_core::ports::store::{CommitError, MailboxItem, ReadError, SessionNo};
+use mailbox::Mailboxes;
+pub use mailbox::{Bell, Bells};
 use observers::Observers;
 use publish::Pending;
 use std::collections::HashMap;
@@ -37,6 +41,8 @@ pub struct ServiceOptions {
     pub node: Text,
     /// Others on this node prove who they are: devices here get a `source` that none of those has.
     pub anonymous_apart: bool,
+    /// Devices that may have a mailbox.
+    pub mailboxes_max: usize,
     /// The endpoint's times and bounds.
     pub params: Params,
 }
@@ -72,6 +78,15 @@ pub enum Input<'a> {
     },
     /// Somebody published what observers asked for.
     Delivery(Delivery),
+    /// Something came into a device's mailbox.
+    Rung(SessionNo),
+    /// A piece of a mailbox.
+    Mailbox {
+        /// Whose.
+        session: SessionNo,
+        /// What was read.
+        result: Result<Vec<MailboxItem>, ReadError>,
+    },
     /// A deadline may have passed.
     Tick,
 }
@@ -95,6 +110,25 @@ pub enum Action {
         /// What to commit.
         submission: Submission,
     },
+    /// Read the mailbox, a few entries; answer with [`Input::Mailbox`].
+    ReadMailbox {
+        /// Whose.
+        session: SessionNo,
+        /// After which position.
+        after: Position,
+    },
+}
+
+/// What a service is given at its birth.
+pub struct Parts {
+    /// The subscriber of the hub that all observations share.
+    pub observer: SubscriberId,
+    /// Outlets for mailboxes.
+    pub bells: Bells,
+    /// Of the endpoint.
+    pub seed: u64,
+    /// Of the endpoint.
+    pub key: [u8; 32],
 }
 
 /// A request as the endpoint gives it.
@@ -117,24 +151,44 @@ pub struct Service {
     /// Topics whose value is being written, and how often.
     writing: HashMap<Text, u32>,
     observers: Observers,
+    mailboxes: Mailboxes,
     stats: Arc<Stats>,
 }
 
 impl Service {
-    /// A service that knows nobody. `observer`: the subscriber of the hub that all observations share. `seed` and `key`
-    /// are the endpoint's.
+    /// A service that knows nobody.
     #[must_use]
-    pub fn new(options: ServiceOptions, observer: SubscriberId, seed: u64, key: [u8; 32]) -> Service {
+    pub fn new(options: ServiceOptions, parts: Parts) -> Service {
         Service {
-            endpoint: Endpoint::new(options.params.clone(), seed, key),
-            options,
+            endpoint: Endpoint::new(options.params.clone(), parts.seed, parts.key),
             said: Vec::new(),
             pending: HashMap::new(),
             next_token: 1,
             writing: HashMap::new(),
-            observers: Observers::new(observer),
+            observers: Observers::new(parts.observer),
+            mailboxes: Mailboxes::new(parts.bells, options.mailboxes_max),
+            options,
             stats: Arc::default(),
         }
+    }
+
+    /// Puts back what was kept over a restart: rows of the table Node with [`crate::records::PREFIX`], in any order.
+    /// Returns how many were not understood.
+    pub fn restore(&mut self, cx: &Context<'_>, rows: &[(Bytes, Bytes)]) -> usize {
+        // Numbers of notifications go on where they were (RFC 7641 section 4.4).
+        self.endpoint.set_epoch(Duration::from_millis(cx.wall.0).saturating_sub(cx.now));
+        let mut skipped = 0;
+        for (key, value) in rows {
+            match records::read(key, value) {
+                Some(Row::Mark(next)) => self.mailboxes.restore_mark(next),
+                Some(Row::Device { name, number }) => {
+                    skipped += usize::from(self.mailboxes.open(cx.hub, name, number).is_none());
+                }
+                Some(Row::Observer(kept)) => skipped += usize::from(!self.restore_observer(cx, kept)),
+                None => skipped += 1,
+            }
+        }
+        skipped
     }
 
     /// What it counts.
@@ -165,6 +219,8 @@ impl Service {
             }
             Input::Completed { token, result } => self.completed(cx, token, result),
             Input::Delivery(delivery) => self.delivery(cx, &delivery),
+            Input::Rung(session) => self.rung(session, out),
+            Input::Mailbox { session, result } => self.mailbox_read(cx, session, result, out),
             Input::Tick => {
                 self.endpoint.tick(cx.now, &mut self.said);
                 self.note_figures();
@@ -182,8 +238,15 @@ impl Service {
                     Out::Request { exchange, peer, token, multicast, request } => {
                         self.ask(cx, &Asked { exchange, peer, token, multicast, request }, out);
                     }
-                    Out::Notified { .. } => {}
-                    Out::ObserverGone { peer, token } => self.observers.remove(cx.hub, peer, token),
+                    Out::Notified { peer, token, tag } => {
+                        if !self.command_acknowledged(peer, token, tag, out) {
+                            self.observer_is_there(peer, token, out);
+                        }
+                    }
+                    Out::ObserverGone { peer, token } => {
+                        self.unwatch(peer, token);
+                        self.observer_gone(cx, peer, token, out);
+                    }
                 }
             }
         }
@@ -193,8 +256,9 @@ impl Service {
         let response = match path::target(&asked.request) {
             Err(refusal) => Some(refusal),
             Ok(Target::Core) => Some(read::core(&asked.request)),
+            Ok(Target::Mailbox(device)) => self.mailbox(cx, asked, &device, out),
             Ok(Target::Topic(topic)) => self.topic(cx, asked, topic.into_text(), out),
-            Ok(Target::Filter(filter)) => Some(self.filter(cx, asked, &filter)),
+            Ok(Target::Filter(filter)) => Some(self.filter(cx, asked, &filter, out)),
         };
         if let Some(response) = response {
             self.respond(cx, asked.exchange, response);
@@ -208,7 +272,7 @@ impl Service {
             return Some(Response::new(Code::METHOD_NOT_ALLOWED));
         }
         match asked.request.method {
-            Code::GET => Some(self.read(cx, asked, &topic)),
+            Code::GET => Some(self.read(cx, asked, &topic, out)),
             Code::POST | Code::PUT | Code::DELETE => self.publish(cx, asked, topic, out),
             _ => Some(Response::error(Code::METHOD_NOT_ALLOWED, "a topic knows GET, POST, PUT and DELETE")),
         }

@@ -12,9 +12,8 @@ use std::time::Duration;
 /// A request that waits for the store.
 #[derive(Debug)]
 pub(super) struct Pending {
-    exchange: ExchangeNo,
-    /// The answer if it is stored.
-    success: Code,
+    /// Who waits, and the answer if it is stored.
+    answer: Option<(ExchangeNo, Code)>,
     /// The topic whose value it writes.
     writes: Option<Text>,
 }
@@ -58,17 +57,31 @@ impl Service {
         if let Some(topic) = &writes {
             *self.writing.entry(topic.clone()).or_default() += 1;
         }
-        let token = self.next_token;
-        self.next_token += 1;
-        self.pending.insert(token, Pending { exchange: asked.exchange, success, writes });
         self.stats.add(|s| &s.published, 1);
         let submission = Submission {
             publications: vec![Publication { event, publisher: None }],
             refuse_when_full: true,
             ..Submission::default()
         };
-        out.actions.push(Action::Submit { token, submission });
+        self.submit(Pending { answer: Some((asked.exchange, success)), writes }, submission, out);
         None
+    }
+
+    /// State without publications: who waits for it, if anybody does.
+    pub(super) fn submit_for(
+        &mut self,
+        answer: Option<(ExchangeNo, Code)>,
+        submission: Submission,
+        out: &mut Output,
+    ) {
+        self.submit(Pending { answer, writes: None }, submission, out);
+    }
+
+    fn submit(&mut self, pending: Pending, submission: Submission, out: &mut Output) {
+        let token = self.next_token;
+        self.next_token += 1;
+        self.pending.insert(token, pending);
+        out.actions.push(Action::Submit { token, submission });
     }
 
     /// The code of success; what speaks against it (RFC 7252 section 5.10.8).
@@ -112,11 +125,9 @@ impl Service {
                 self.writing.remove(&topic);
             }
         }
-        let response = match result {
-            Ok(_) => Response::new(pending.success),
-            Err(error) => self.refused(&error),
-        };
-        self.respond(cx, pending.exchange, response);
+        let refusal = result.err().map(|error| self.refused(&error));
+        let Some((exchange, success)) = pending.answer else { return };
+        self.respond(cx, exchange, refusal.unwrap_or_else(|| Response::new(success)));
     }
 
     fn refused(&self, error: &CommitError) -> Response {

@@ -1,6 +1,6 @@
 //! GET: a value, the topics under a filter, what there is.
 
-use super::{Asked, Context, Service};
+use super::{Asked, Context, Output, Service};
 use crate::path::TOPICS;
 use eventmesh_edge_coap::link::{self, Link};
 use eventmesh_edge_coap::{Code, Request, Response, option};
@@ -27,8 +27,9 @@ const LISTED_MAX: usize = 256;
 const VALUE_MAX_AGE_SECS: u32 = 60;
 
 /// What a node offers (RFC 6690).
-const LINKS: [Link<'static>; 2] = [
+const LINKS: [Link<'static>; 3] = [
     Link { target: "/ps", attributes: &[("rt", "core.ps"), ("ct", "40"), ("obs", "")] },
+    Link { target: "/d", attributes: &[("rt", "edge.mailbox"), ("obs", "")] },
     Link { target: "/.well-known/core", attributes: &[("ct", "40")] },
 ];
 
@@ -58,27 +59,39 @@ impl Service {
     }
 
     /// GET of a value.
-    pub(super) fn read(&mut self, cx: &Context<'_>, asked: &Asked, topic: &Text) -> Response {
+    pub(super) fn read(
+        &mut self,
+        cx: &Context<'_>,
+        asked: &Asked,
+        topic: &Text,
+        out: &mut Output,
+    ) -> Response {
         let request = &asked.request;
         let value = self.value(cx, topic);
         let response = match &value {
-            Some(event) => content(event, request, cx.wall),
+            Some(event) => content(event, request.accept, &request.etags, cx.wall),
             // Nothing was said yet: who wants to hear what will be is told so by an empty representation.
             None if request.observe == Some(0) => Response::new(Code::CONTENT),
             None => Response::error(Code::NOT_FOUND, "this topic has no value"),
         };
         let Ok(filter) = TopicFilter::parse(topic.clone()) else { return response };
-        self.observe(cx, asked, &filter, response)
+        self.observe(cx, asked, &filter, response, out)
     }
 
     /// GET of `/ps?topic=FILTER`.
-    pub(super) fn filter(&mut self, cx: &Context<'_>, asked: &Asked, filter: &TopicFilter) -> Response {
+    pub(super) fn filter(
+        &mut self,
+        cx: &Context<'_>,
+        asked: &Asked,
+        filter: &TopicFilter,
+        out: &mut Output,
+    ) -> Response {
         let request = &asked.request;
         if request.method != Code::GET {
             return Response::error(Code::METHOD_NOT_ALLOWED, "only GET");
         }
         let response = links(request, self.list(cx, filter));
-        self.observe(cx, asked, filter, response)
+        self.observe(cx, asked, filter, response, out)
     }
 
     fn list(&self, cx: &Context<'_>, filter: &TopicFilter) -> String {
@@ -99,9 +112,9 @@ impl Service {
 }
 
 /// The representation of an event, or why the client cannot have it.
-pub(super) fn content(event: &Event, request: &Request, wall: Timestamp) -> Response {
+pub(super) fn content(event: &Event, accept: Option<u16>, known: &[Vec<u8>], wall: Timestamp) -> Response {
     let format = format_of_event(event);
-    if request.accept.is_some_and(|wanted| !acceptable(wanted, format, &event.payload)) {
+    if accept.is_some_and(|wanted| !acceptable(wanted, format, &event.payload)) {
         let is = format.map_or_else(|| "unknown".to_owned(), |format| format.to_string());
         return Response::error(Code::NOT_ACCEPTABLE, format!("its Content-Format is {is}"));
     }
@@ -111,10 +124,15 @@ pub(super) fn content(event: &Event, request: &Request, wall: Timestamp) -> Resp
         VALUE_MAX_AGE_SECS => response,
         secs => response.with_uint(option::MAX_AGE, secs),
     };
-    if request.etags.iter().any(|known| *known == etag) {
+    if known.iter().any(|known| *known == etag) {
         return Response { code: Code::VALID, ..response };
     }
-    let response = match format {
+    with_content(response, event)
+}
+
+/// Content-Format and bytes of an event.
+pub(super) fn with_content(response: Response, event: &Event) -> Response {
+    let response = match format_of_event(event) {
         Some(format) => response.with_uint(option::CONTENT_FORMAT, format.into()),
         None => response,
     };

@@ -51,9 +51,9 @@ fn storm(seed: u64, datagrams: usize) {
         rig.receive_bytes(peer, &bytes);
         for (exchange, request) in rig.asked() {
             if request.observe == Some(0) {
-                rig.endpoint.observe(rig.now, exchange);
+                rig.endpoint.observe(rig.now, exchange, false);
             }
-            if rng.next() % 8 > 0 {
+            if !rng.next().is_multiple_of(8) {
                 rig.respond(exchange, Response::new(Code::CONTENT).with_payload(vec![1; 300]));
             }
         }

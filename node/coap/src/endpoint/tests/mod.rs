@@ -1,5 +1,7 @@
 //! The endpoint against messages written by hand, in time turned by hand.
 
+#![allow(clippy::cast_possible_truncation, reason = "message ids of the tests are small numbers")]
+
 mod blocks;
 mod credit;
 mod exchange;
