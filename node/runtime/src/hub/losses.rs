@@ -1,8 +1,9 @@
-//! What subscribers lost in the hub, gathered for the ledger (P2): messages for which a slow one had no room, and
-//! mailbox entries that no commit takes.
+//! What was lost in the hub, gathered for the ledger (P2): messages for which a slow subscriber had no room, mailbox
+//! entries that no commit takes, and messages that were not stored and whose senders cannot know: with QoS 0 there is no
+//! answer to withhold and no second try.
 //!
-//! A commit per lost message would make a slow subscriber the most expensive client there is. They are counted here at
-//! once and committed together, by the hub's housekeeping and at its stop. A kill loses the last second's count and
+//! A commit per lost message would make a slow subscriber the most expensive client there is, and what a full disk refuses
+//! would make it fuller. They are counted here at once and committed together, by the hub's housekeeping and at its stop. A kill loses the last second's count and
 //! nothing else.
 
 use eventmesh_edge_core::event::{Event, Position};
@@ -26,6 +27,11 @@ impl Losses {
     /// So many mailboxes did not get the event.
     pub(super) fn add_shed(&mut self, mailboxes: u64, event: &Event, position: Option<Position>) {
         self.count(LossReason::SessionQueueFull, mailboxes, event, position);
+    }
+
+    /// A message that the store did not take.
+    pub(super) fn add_refused(&mut self, event: &Event) {
+        self.count(LossReason::Refused, 1, event, None);
     }
 
     fn count(&mut self, reason: LossReason, events: u64, event: &Event, position: Option<Position>) {

@@ -11,6 +11,7 @@ use super::parts;
 use super::plan::{Flight, Planned, Work};
 use super::subscribers::Subscribers;
 use super::{HubOptions, HubStats};
+use eventmesh_edge_core::event::Qos;
 use eventmesh_edge_core::namespace::{Match, Retained, Subscriptions};
 use eventmesh_edge_core::ports::Completion;
 use eventmesh_edge_core::ports::hub::{Accepted, Publication, Submission, SubscriberId};
@@ -257,6 +258,9 @@ impl State {
         if result.is_err() || flight.work.is_last_part() {
             self.release(&flight.work);
         }
+        if result.is_err() {
+            self.count_refused(&flight.work);
+        }
         Some(Completed { flight, result })
     }
 
@@ -273,6 +277,18 @@ impl State {
         for (publication, planned) in flight.work.submission.publications.iter().zip(&flight.planned) {
             if planned.shed > 0 {
                 self.losses.add_shed(planned.shed, &publication.event, planned.position(committed));
+            }
+        }
+    }
+
+    /// Nothing of it was stored, nor will what was to follow: whoever sent with QoS 1 or 2 has no answer, or one that says
+    /// so, and keeps the message.
+    fn count_refused(&mut self, work: &Work) {
+        let own = &work.submission.publications;
+        let later = work.parts.iter().flat_map(|parts| &parts.later).flat_map(|part| &part.publications);
+        for Publication { event, .. } in own.iter().chain(later) {
+            if event.qos == Qos::AtMostOnce {
+                self.losses.add_refused(event);
             }
         }
     }

@@ -4,6 +4,7 @@
 mod commits;
 mod downward;
 mod full;
+mod refused;
 mod sessions;
 mod subscribers;
 
