@@ -11,6 +11,7 @@ use crate::proto::CloudEvent;
 use crate::session::{Leave, Session, Shared, What};
 use crate::subscription::Subscription;
 use bytes::Bytes;
+use eventmesh_edge_core::Text;
 use eventmesh_edge_core::ports::uplink::{Outgoing, UplinkEvent};
 use futures_util::stream::{FuturesUnordered, Stream as _};
 use h2::client::{Connection, SendRequest};
@@ -96,8 +97,8 @@ impl Link {
         self.session.send(outgoing);
     }
 
-    pub(crate) fn confirm(&mut self, token: u64) {
-        self.session.confirm(token);
+    pub(crate) fn settle(&mut self, token: u64, dropped: Option<Text>) {
+        self.session.settle(token, dropped);
     }
 
     /// Events that the adapter lets be unanswered at present.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cloud ── command (source S, id I) ──▶ node ── store, devices
-//! cloud ◀── receipt (commandsource S, commandid I) ── node, when the command is durable
+//! cloud ◀── receipt (commandsource S, commandid I) ── node, when the command is durable, or dropped because it can never be kept
 //! ```
 //! Whoever sends a command and sees no receipt in time sends it again, with the same `source` and `id`: the node recognises it, delivers
 //! it once, and sends the receipt again. So nothing about receipts has to be durable here; what cannot be sent is dropped and counted.
@@ -20,7 +20,9 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 /// CloudEvents `type` of a receipt.
-pub(crate) const KIND: &str = "io.eventmesh.edge.command.stored";
+pub(crate) const STORED: &str = "io.eventmesh.edge.command.stored";
+/// The same for a command that can never be kept: sending it again is of no use.
+pub(crate) const DROPPED: &str = "io.eventmesh.edge.command.dropped";
 
 /// Receipts that wait; more are dropped and counted (P5).
 const WAITING_MAX: usize = 1_024;
@@ -35,6 +37,8 @@ pub(crate) struct Command {
     source: Text,
     id: Text,
     topic: Text,
+    /// Why it was dropped, if it was.
+    dropped: Option<Text>,
     attempts: u32,
 }
 
@@ -77,6 +81,7 @@ impl Receipts {
             source: source.clone(),
             id: id.clone(),
             topic: message.topic.clone(),
+            dropped: None,
             attempts: 0,
         });
         let is_here = |other: &Option<Command>| other.is_some() && *other == command;
@@ -94,10 +99,11 @@ impl Receipts {
         self.unconfirmed.len()
     }
 
-    pub(crate) fn confirm(&mut self, token: u64, counters: &Counters) {
+    /// The command of this token is durable, or was dropped for a reason.
+    pub(crate) fn settle(&mut self, token: u64, dropped: Option<Text>, counters: &Counters) {
         let Some(Some(command)) = self.unconfirmed.remove(&token) else { return };
         if self.topic.is_some() {
-            self.wait(command, counters);
+            self.wait(Command { dropped, ..command }, counters);
         }
     }
 
@@ -127,14 +133,15 @@ impl Receipts {
 
     /// Its `id` follows from the command's, so a second receipt of one command is a duplicate to whoever looks.
     fn write(&self, command: &Command, topic: &str, preamble: &Bytes) -> Bytes {
-        let Command { source, id, topic: device_topic, .. } = command;
+        let Command { source, id, topic: device_topic, dropped, .. } = command;
+        let (kind, state) = if dropped.is_some() { (DROPPED, "dropped") } else { (STORED, "stored") };
         let mut out = BytesMut::with_capacity(preamble.len() + 1_024);
         let mut message = Message::begin(&mut out);
-        let own_id = format!("{id}.stored");
+        let own_id = format!("{id}.{state}");
         message.id(&own_id);
         message.source(&self.source);
         message.spec_version("1.0");
-        message.kind(KIND);
+        message.kind(kind);
         message.prepared(preamble);
         let attributes = [
             ("subject", topic),
@@ -148,7 +155,11 @@ impl Receipts {
         for (name, value) in attributes {
             message.attribute(name, value);
         }
-        let data = serde_json::json!({ "source": &**source, "id": &**id, "topic": &**device_topic, "state": "stored" });
+        let mut data =
+            serde_json::json!({ "source": &**source, "id": &**id, "topic": &**device_topic, "state": state });
+        if let (Some(reason), Some(data)) = (dropped, data.as_object_mut()) {
+            data.insert("reason".to_owned(), (&**reason).into());
+        }
         message.text_data(&data.to_string());
         message.finish()
     }
@@ -212,12 +223,12 @@ mod tests {
         let token = all.came_down(message(Some("c1"))).unwrap().token;
         assert_eq!(all.came_down(message(Some("c1"))), None, "being stored already");
         assert_eq!(all.next(Duration::ZERO, &Bytes::new()), None);
-        all.confirm(token ^ 1 << 32, &counters);
+        all.settle(token ^ 1 << 32, None, &counters);
         assert_eq!(all.unconfirmed(), 1, "a token of another connection");
-        all.confirm(token, &counters);
+        all.settle(token, None, &counters);
         let (command, frame) = all.next(Duration::ZERO, &Bytes::new()).unwrap();
         let event = CloudEvent::decode(frame.slice(PREFIX_BYTES..)).unwrap();
-        assert_eq!((event.id.as_str(), event.r#type.as_str()), ("c1.stored", KIND));
+        assert_eq!((event.id.as_str(), event.r#type.as_str()), ("c1.stored", STORED));
         assert_eq!(event.source, "mqtt://plant-7/cloud");
         let get = |name| event.text(name);
         assert_eq!(
@@ -233,10 +244,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_dropped_is_told_as_that_with_the_reason() {
+        let (mut all, counters) = (receipts(), Counters::default());
+        let token = all.came_down(message(Some("c1"))).unwrap().token;
+        all.settle(token, Some(Text::from_static("too large")), &counters);
+        let (_, frame) = all.next(Duration::ZERO, &Bytes::new()).unwrap();
+        let event = CloudEvent::decode(frame.slice(PREFIX_BYTES..)).unwrap();
+        assert_eq!((event.id.as_str(), event.r#type.as_str()), ("c1.dropped", DROPPED));
+        let Some(Data::TextData(data)) = &event.data else { panic!() };
+        assert!(data.contains(r#""reason":"too large""#) && data.contains(r#""state":"dropped""#), "{data}");
+    }
+
+    #[test]
     fn a_receipt_is_tried_a_few_times_and_then_counted() {
         let (mut all, counters, mut now) = (receipts(), Counters::default(), Duration::ZERO);
         let token = all.came_down(message(Some("c1"))).unwrap().token;
-        all.confirm(token, &counters);
+        all.settle(token, None, &counters);
         for _ in 0..ATTEMPTS_MAX {
             let (command, _) = all.next(now, &Bytes::new()).unwrap();
             all.answered(command, &answer(Verdict::Hold), now, &counters);
@@ -251,14 +274,14 @@ mod tests {
         let (mut all, counters) = (receipts(), Counters::default());
         for _ in 0..3 {
             let token = all.came_down(message(None)).unwrap().token;
-            all.confirm(token, &counters);
+            all.settle(token, None, &counters);
         }
         assert_eq!(all.waiting.len(), 0);
         for n in 0..2_000 {
             let named =
                 Downward { identity: Some((Text::new(), Text::from(n.to_string()))), ..message(None) };
             let token = all.came_down(named).unwrap().token;
-            all.confirm(token, &counters);
+            all.settle(token, None, &counters);
         }
         assert_eq!((all.waiting.len(), counters.read().receipts_dropped), (WAITING_MAX, 2_000 - 1_024));
     }

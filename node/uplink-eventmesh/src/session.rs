@@ -291,9 +291,9 @@ impl Session {
         self.receipts.unconfirmed()
     }
 
-    /// What came down under this token is durable (P1).
-    pub(crate) fn confirm(&mut self, token: u64) {
-        self.receipts.confirm(token, &self.shared.counters);
+    /// What came down under this token is durable (P1), or was dropped for a reason.
+    pub(crate) fn settle(&mut self, token: u64, dropped: Option<Text>) {
+        self.receipts.settle(token, dropped, &self.shared.counters);
     }
 
     /// How many may be unanswered at present.

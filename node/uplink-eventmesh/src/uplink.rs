@@ -225,7 +225,13 @@ impl Uplink for EventMeshUplink {
 
     fn confirm(&mut self, token: u64) {
         if let State::Up(up) = &mut self.state {
-            up.link.confirm(token);
+            up.link.settle(token, None);
+        }
+    }
+
+    fn refuse(&mut self, token: u64, reason: &Text) {
+        if let State::Up(up) = &mut self.state {
+            up.link.settle(token, Some(reason.clone()));
         }
     }
 

@@ -19,7 +19,12 @@ pub enum Link {
     Hangs,
     /// Every connection is reset, at once and again.
     Resets,
+    /// What the server says comes a byte at a time (slow loris).
+    Drips,
 }
+
+/// Twenty bytes a second: a sign of life, and no answer in any useful time.
+const DRIP_EVERY: std::time::Duration = std::time::Duration::from_millis(50);
 
 /// The proxy; ends when dropped.
 pub struct Proxy {
@@ -104,8 +109,8 @@ async fn carry(client: TcpStream, target: SocketAddr, state: watch::Receiver<Lin
         Err(_) => return,
     };
     let (mut from_server, mut to_server) = server.into_split();
-    let up = pump(&mut from_client, &mut to_server, state.clone());
-    let down = pump(&mut from_server, &mut to_client, state);
+    let up = pump(&mut from_client, &mut to_server, state.clone(), false);
+    let down = pump(&mut from_server, &mut to_client, state, true);
     let end = tokio::select! { end = up => end, end = down => end };
     if end == End::Reset
         && let Ok(client) = from_client.reunite(to_client)
@@ -124,25 +129,30 @@ async fn pump(
     from: &mut tokio::net::tcp::OwnedReadHalf,
     to: &mut tokio::net::tcp::OwnedWriteHalf,
     mut state: watch::Receiver<Link>,
+    from_server: bool,
 ) -> End {
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let link = *state.borrow_and_update();
         match link {
             Link::Refuses | Link::Resets => return End::Reset,
-            Link::Works | Link::Hangs => {}
+            Link::Works | Link::Hangs | Link::Drips => {}
         }
+        let most = if link == Link::Drips && from_server { 1 } else { buffer.len() };
         tokio::select! {
-            read = from.read(&mut buffer) => match read {
+            read = from.read(buffer.get_mut(..most).unwrap_or_default()) => match read {
                 Ok(n) if n > 0 => {
                     // Swallowed while the link hangs: as a black hole does it.
-                    if *state.borrow() == Link::Works && to.write_all(buffer.get(..n).unwrap_or_default()).await.is_err() {
+                    if *state.borrow() != Link::Hangs && to.write_all(buffer.get(..n).unwrap_or_default()).await.is_err() {
                         return End::Closed;
                     }
                 }
                 _ => return End::Closed,
             },
             changed = state.changed() => if changed.is_err() { return End::Closed },
+        }
+        if most == 1 {
+            tokio::time::sleep(DRIP_EVERY).await;
         }
         // Bytes are missing after a black hole: such a connection can only end.
         if link == Link::Hangs && *state.borrow() == Link::Works {

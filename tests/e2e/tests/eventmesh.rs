@@ -4,7 +4,7 @@
 #![allow(clippy::indexing_slicing, reason = "a test may stop on a surprise")]
 
 use eventmesh_edge_e2e::audit::Auditor;
-use eventmesh_edge_e2e::node::Node;
+use eventmesh_edge_e2e::node::{Hub, Node};
 use eventmesh_edge_e2e::proxy::{Link, Proxy};
 use eventmesh_edge_e2e::raw::RawClient;
 use eventmesh_edge_e2e::{Result, eventually};
@@ -162,5 +162,62 @@ async fn status_says_what_the_uplink_does() -> Result {
     let status = eventually("status tells that the topic is held", held).await?;
     assert!(status.contains("events_held") && status.contains("code 14"), "{status}");
     assert_eq!(standin.count(), 0);
+    node.stop().await
+}
+
+/// Birth, heartbeat, links, losses and death, as CloudEvents where the devices' events go (docs/node-events.md).
+#[tokio::test]
+async fn the_node_tells_about_itself_upstream() -> Result {
+    let (standin, hub) = (StandIn::start(), Hub::start().await?);
+    let proxy = Proxy::start(standin.addr()).await?;
+    let watcher = Auditor::start(hub.addr(), "#").await?;
+    let config = format!(
+        "{}message_max = \"8 KiB\"\n[[uplink]]\nname = \"hub\"\nkind = \"mqtt\"\naddresses = [\"{}\"]\n[telemetry]\nheartbeat = \"5 s\"\n",
+        config(proxy.addr()),
+        hub.addr()
+    );
+    let mut node = Node::start(&config).await?;
+    let of_mesh = |kind: &str| {
+        let kind = format!("io.eventmesh.edge.node.{kind}");
+        let all = standin.stored().into_iter();
+        all.filter(|e| e.r#type == kind && e.source == "edge://e2e").map(|e| data(&e)).collect::<Vec<_>>()
+    };
+    eventually("birth", async || {
+        of_mesh("birth").first().filter(|d| d.contains("\"previous_stop\":\"first\"")).cloned()
+    })
+    .await?;
+    eventually("heartbeat with vital figures", async || {
+        of_mesh("heartbeat").into_iter().find(|d| d.contains("rss_bytes") && d.contains("backlog_events"))
+    })
+    .await?;
+    // One that never fits: given up for this uplink, and counted.
+    let mut client = RawClient::new("sensor-1", node.mqtt());
+    client.connect().await?;
+    client.publish("load/large", vec![b'x'; 9_000]).await?;
+    client.settle_all().await?;
+    eventually("the ledger", async || {
+        of_mesh("ledger").into_iter().find(|d| d.contains("\"reason\":\"rejected\""))
+    })
+    .await?;
+    proxy.set(Link::Refuses);
+    eventually("status says down", async || {
+        node.status().ok().filter(|s| s["uplinks"][0]["cause"].is_string())
+    })
+    .await?;
+    proxy.set(Link::Works);
+    let about_mesh = |all: Vec<String>| all.into_iter().find(|d| d.contains("\"uplink\":\"mesh\""));
+    eventually("that it was down", async || about_mesh(of_mesh("uplink.down"))).await?;
+    eventually("that it is up", async || about_mesh(of_mesh("uplink.up"))).await?;
+    let told = |kind: &str| watcher.of_nodes().iter().any(|e| e.attribute("type").ends_with(kind));
+    eventually("the other uplink hears of it, too", async || told(".node.uplink.down").then_some(())).await?;
+    assert!(!told(".node.death"));
+    // A will, published by the broker.
+    node.kill().await?;
+    eventually("death", async || told(".node.death").then_some(())).await?;
+    node.start_again().await?;
+    eventually("the next birth", async || {
+        of_mesh("birth").into_iter().find(|d| d.contains("\"previous_stop\":\"unclean\""))
+    })
+    .await?;
     node.stop().await
 }

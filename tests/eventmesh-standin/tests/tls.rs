@@ -3,24 +3,33 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
 
 mod common;
+#[path = "common/node.rs"]
+mod node;
 
 use common::{Driver, PATIENCE, acked, options, outgoing};
+use eventmesh_edge_core::Text;
 use eventmesh_edge_core::event::Timestamp;
+use eventmesh_edge_core::forward::Order;
 use eventmesh_edge_standin::StandIn;
 use eventmesh_edge_uplink_eventmesh::{Options, TlsOptions};
 use eventmesh_edge_uplink_testing::{Authority, Life};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 /// A proxy that shows a certificate for `name`. As one that serves other things too: who does not say HTTP/2 gets none.
 async fn terminating(authority: &Authority, name: &str, life: Life, to: SocketAddr) -> SocketAddr {
-    let acceptor = authority.acceptor(name, life, false, &[b"h2"]);
+    terminating_with(Arc::new(Mutex::new(authority.acceptor(name, life, false, &[b"h2"]))), to).await
+}
+
+/// The same, with a certificate that can be exchanged.
+async fn terminating_with(shown: Arc<Mutex<TlsAcceptor>>, to: SocketAddr) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((client, _)) = listener.accept().await {
-            let acceptor = acceptor.clone();
+            let acceptor = shown.lock().unwrap().clone();
             tokio::spawn(async move {
                 let Ok(mut client) = acceptor.accept(client).await else { return };
                 assert_eq!(client.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
@@ -30,6 +39,25 @@ async fn terminating(authority: &Authority, name: &str, life: Life, to: SocketAd
         }
     });
     addr
+}
+
+/// The same under the real forwarder: nothing is lost, `status` says why, and a renewed certificate mends it without a word.
+#[tokio::test]
+async fn an_uplink_recovers_by_itself_when_the_certificate_is_renewed() {
+    for (seed, (life, words)) in (1..).zip([(Life::Ended, "expired"), (Life::NotYet, "not valid yet")]) {
+        let (standin, authority) = (StandIn::start(), Authority::new());
+        let shown = Arc::new(Mutex::new(authority.acceptor("em.example.com", life, false, &[b"h2"])));
+        let proxy = terminating_with(shown.clone(), standin.addr()).await;
+        let mut node = node::start(trusting(&authority, proxy), Order::Strict, seed);
+        node.publish(100);
+        let says = |cause: &Option<Text>| cause.as_ref().is_some_and(|c| c.contains(words));
+        node.until(words, |status| says(&status.cause)).await;
+        *shown.lock().unwrap() = authority.acceptor("em.example.com", Life::Now, false, &[b"h2"]);
+        node.publish(100);
+        node.drained().await;
+        assert_eq!((standin.count(), node.losses()), (200, 0));
+        node.stop().await;
+    }
 }
 
 fn trusting(authority: &Authority, addr: SocketAddr) -> Options {

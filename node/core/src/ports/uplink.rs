@@ -124,6 +124,12 @@ pub trait Uplink: Send {
     /// The message that came down under this token is durable (P1, towards the upstream).
     fn confirm(&mut self, token: u64);
 
+    /// The message that came down under this token can never be kept, for this reason: the upstream need not send it again.
+    /// Where the protocol has no word for it, this is [`Uplink::confirm`].
+    fn refuse(&mut self, token: u64, _reason: &Text) {
+        self.confirm(token);
+    }
+
     /// Waits until at least one thing happened and appends all that did to `out`. Cancel safe.
     fn next<'a>(&'a mut self, out: &'a mut Vec<UplinkEvent>) -> PortFuture<'a, ()>;
 

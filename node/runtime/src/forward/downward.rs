@@ -1,17 +1,27 @@
 //! Messages that come down: handed over in order, a bounded number at a time, confirmed when durable (P1, P5).
 
 use super::inbox::{Inbox, Settled};
+use eventmesh_edge_core::Text;
 use eventmesh_edge_core::ports::Completion;
 use eventmesh_edge_core::ports::uplink::Downward;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+/// What became of a message that came down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// It is durable, or needs not be, or is a duplicate of one that is.
+    Durable,
+    /// It can never be kept, for this reason.
+    Dropped(Text),
+    /// It could not be kept and is to be handed over again.
+    Again,
+}
+
 /// Who publishes to devices what came down. The hub implements it.
 pub trait DownwardSink: Send + Sync {
-    /// Takes a message over. `done` is called exactly once, from any thread: with true when the message is durable (or
-    /// needs not be, or is a duplicate of one that is), with false if it could not be kept and is to be handed over
-    /// again. Must not block.
-    fn accept(&self, message: Downward, done: Completion<bool>);
+    /// Takes a message over. `done` is called exactly once, from any thread. Must not block.
+    fn accept(&self, message: Downward, done: Completion<Kept>);
 }
 
 /// Between uplink and sink.
@@ -88,12 +98,12 @@ impl Downwards {
         self.queue.remove(index).is_some()
     }
 
-    /// The sink has answered. Returns the token to be confirmed, if there is one.
-    pub(super) fn settled(&mut self, settled: Settled) -> Option<u64> {
+    /// The sink has answered. Returns the token to be confirmed, if there is one, and why it was dropped, if it was.
+    pub(super) fn settled(&mut self, settled: Settled) -> Option<(u64, Option<Text>)> {
         self.outstanding = self.outstanding.saturating_sub(1);
         let current = settled.connection == self.connection;
         let confirmed = match settled.outcome {
-            Ok(token) => Some(token).filter(|token| current && *token != 0),
+            Ok((token, reason)) => Some((token, reason)).filter(|(token, _)| current && *token != 0),
             Err(message) => {
                 if message.token == 0 {
                     self.dropped += 1;
@@ -112,8 +122,12 @@ impl Downwards {
             let Some(message) = self.queue.pop_front() else { return };
             self.outstanding += 1;
             let (inbox, connection, again) = (Arc::clone(&self.inbox), self.connection, message.clone());
-            let done = move |durable: bool| {
-                let outcome = if durable { Ok(again.token) } else { Err(again) };
+            let done = move |kept: Kept| {
+                let outcome = match kept {
+                    Kept::Durable => Ok((again.token, None)),
+                    Kept::Dropped(reason) => Ok((again.token, Some(reason))),
+                    Kept::Again => Err(again),
+                };
                 inbox.settled(Settled { connection, outcome });
             };
             self.sink.accept(message, Box::new(done));

@@ -1,5 +1,6 @@
 //! Where other threads put what the service is to know; one notification for all of it.
 
+use eventmesh_edge_core::Text;
 use eventmesh_edge_core::forward::Input;
 use eventmesh_edge_core::ports::store::Change;
 use eventmesh_edge_core::ports::uplink::{Downward, Uplink};
@@ -12,8 +13,9 @@ use tokio::sync::Notify;
 pub(super) struct Settled {
     /// Of which connection.
     pub(super) connection: u64,
-    /// If it is durable, how the upstream knows it (0 if it wants no answer); if it could not be kept, the message.
-    pub(super) outcome: Result<u64, Downward>,
+    /// If it is durable or was dropped, how the upstream knows it (0 if it wants no answer), and why it was dropped; if it
+    /// could not be kept, the message.
+    pub(super) outcome: Result<(u64, Option<Text>), Downward>,
 }
 
 #[derive(Default)]

@@ -29,7 +29,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-pub use downward::DownwardSink;
+pub use downward::{DownwardSink, Kept};
 pub use status::{LinkState, StreamStatus, UplinkStatus};
 
 use eventmesh_edge_core::Text;

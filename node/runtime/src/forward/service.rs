@@ -211,10 +211,13 @@ impl Service {
             self.feed(input);
         }
         for settled in settled.drain(..) {
-            if let Some(token) = self.downwards.settled(settled)
+            if let Some((token, dropped)) = self.downwards.settled(settled)
                 && self.forwarder.is_up()
             {
-                self.uplink.confirm(token);
+                match dropped {
+                    None => self.uplink.confirm(token),
+                    Some(reason) => self.uplink.refuse(token, &reason),
+                }
                 self.unflushed = true;
             }
         }

@@ -6,7 +6,7 @@
 //! the last start, is delivered again (P2, at least once).
 
 use super::{NodeHub, lock};
-use crate::forward::DownwardSink;
+use crate::forward::{DownwardSink, Kept};
 use eventmesh_edge_core::Text;
 use eventmesh_edge_core::event::{Event, Timestamp, Via};
 use eventmesh_edge_core::mapping::mqtt_source;
@@ -69,15 +69,15 @@ impl UplinkSink {
 }
 
 impl DownwardSink for UplinkSink {
-    fn accept(&self, message: Downward, done: Completion<bool>) {
+    fn accept(&self, message: Downward, done: Completion<Kept>) {
         if TopicName::parse(message.topic.clone()).is_err() {
             // It could not be delivered the next time either.
             tracing::warn!(source = %self.source, "message from above with a topic that is none, dropped");
-            return done(true);
+            return done(Kept::Dropped(Text::from_static("its topic is no MQTT topic name")));
         }
         let identity = message.identity.as_ref().and_then(|(source, id)| key(source, id));
         if identity.as_ref().is_some_and(|identity| lock(&self.hub.remembered).recognises(identity)) {
-            return done(true);
+            return done(Kept::Durable);
         }
         let remembered = self.hub.remembered.clone();
         let publication = Publication { event: self.event(message), publisher: None };
@@ -87,11 +87,11 @@ impl DownwardSink for UplinkSink {
             if let (Ok(_), Some(identity)) = (&result, identity) {
                 lock(&remembered).add(identity);
             }
-            let settled = is_settled(&result);
-            if let (Err(error), true) = (&result, settled) {
-                tracing::warn!(%source, %error, "message from above dropped");
+            let kept = kept(&result);
+            if let Kept::Dropped(reason) = &kept {
+                tracing::warn!(%source, %reason, "message from above dropped");
             }
-            done(settled);
+            done(kept);
         };
         self.hub.submit(submission, Box::new(answer));
     }
@@ -125,9 +125,13 @@ impl Remembered {
     }
 }
 
-/// True if it need not be tried again: what can never be kept would take its place in the upstream's window for ever.
-fn is_settled<T>(result: &Result<T, CommitError>) -> bool {
-    result.as_ref().err().is_none_or(|error| error.class() == Class::Reject)
+/// What can never be kept need not be tried again: it would take its place in the upstream's window for ever.
+fn kept<T>(result: &Result<T, CommitError>) -> Kept {
+    match result {
+        Ok(_) => Kept::Durable,
+        Err(error) if error.class() == Class::Reject => Kept::Dropped(Text::from(error.to_string())),
+        Err(_) => Kept::Again,
+    }
 }
 
 /// Both in one string; U+0000 is in neither, MQTT strings cannot hold it [MQTT-1.5.4-2].
@@ -153,9 +157,12 @@ mod tests {
 
     #[test]
     fn what_is_too_large_for_ever_is_not_tried_again() {
-        assert!(is_settled(&Ok(())));
-        assert!(is_settled::<()>(&Err(CommitError::TooLarge { bytes: 2, max: 1 })));
-        assert!(!is_settled::<()>(&Err(CommitError::Closed)));
+        assert_eq!(kept(&Ok(())), Kept::Durable);
+        let too_large = kept::<()>(&Err(CommitError::TooLarge { bytes: 2, max: 1 }));
+        assert!(
+            matches!(too_large, Kept::Dropped(reason) if reason.contains("larger than the store's limit"))
+        );
+        assert_eq!(kept::<()>(&Err(CommitError::Closed)), Kept::Again);
     }
 
     #[test]

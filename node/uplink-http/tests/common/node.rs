@@ -4,7 +4,7 @@ use super::PATIENCE;
 use eventmesh_edge_core::forward::{self, Order, Pipeline, Volume};
 use eventmesh_edge_core::ports::Completion;
 use eventmesh_edge_core::ports::uplink::Downward;
-use eventmesh_edge_runtime::forward::DownwardSink;
+use eventmesh_edge_runtime::forward::{DownwardSink, Kept};
 use eventmesh_edge_uplink_http::{HttpUplink, Options};
 use eventmesh_edge_uplink_testing::{Node, quick};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use std::time::Duration;
 struct Nobody;
 
 impl DownwardSink for Nobody {
-    fn accept(&self, _message: Downward, _done: Completion<bool>) {
+    fn accept(&self, _message: Downward, _done: Completion<Kept>) {
         panic!("a message came down over HTTP");
     }
 }

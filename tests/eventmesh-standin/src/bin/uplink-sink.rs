@@ -85,7 +85,15 @@ struct Seen {
 impl Books {
     fn new() -> Books {
         let now = Instant::now();
-        Books { seen: HashMap::new(), started: now, first: None, last: now, received: 0, distinct: 0, late: 0 }
+        Books {
+            seen: HashMap::new(),
+            started: now,
+            first: None,
+            last: now,
+            received: 0,
+            distinct: 0,
+            late: 0,
+        }
     }
 
     fn note(&mut self, source: &[u8], number: u64) {
@@ -139,7 +147,13 @@ async fn http2(stream: TcpStream, books: Rc<RefCell<Books>>) {
         .unwrap();
     while let Some(Ok((request, respond))) = connection.accept().await {
         let counted = request.uri().path().ends_with("/publish");
-        tokio::task::spawn_local(call(request.into_body(), respond, Rc::clone(&books), answer.clone(), counted));
+        tokio::task::spawn_local(call(
+            request.into_body(),
+            respond,
+            Rc::clone(&books),
+            answer.clone(),
+            counted,
+        ));
     }
 }
 
@@ -306,7 +320,8 @@ async fn delayed(outer: TcpListener, each_way: Duration) -> TcpListener {
                 let server = TcpStream::connect(to).await.unwrap();
                 client.set_nodelay(true).unwrap();
                 server.set_nodelay(true).unwrap();
-                let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+                let ((from_client, to_client), (from_server, to_server)) =
+                    (client.into_split(), server.into_split());
                 tokio::spawn(carry(from_client, to_server, each_way));
                 tokio::spawn(carry(from_server, to_client, each_way));
             }

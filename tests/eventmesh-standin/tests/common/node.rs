@@ -4,7 +4,7 @@ use crate::common::PATIENCE;
 use eventmesh_edge_core::forward::{self, Order, Pipeline, Volume};
 use eventmesh_edge_core::ports::Completion;
 use eventmesh_edge_core::ports::uplink::Downward;
-use eventmesh_edge_runtime::forward::DownwardSink;
+use eventmesh_edge_runtime::forward::{DownwardSink, Kept};
 use eventmesh_edge_uplink_eventmesh::{EventMeshUplink, Options};
 use eventmesh_edge_uplink_testing::{Node, quick};
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use std::time::Duration;
 struct Nobody;
 
 impl DownwardSink for Nobody {
-    fn accept(&self, _message: Downward, done: Completion<bool>) {
-        done(true);
+    fn accept(&self, _message: Downward, done: Completion<Kept>) {
+        done(Kept::Durable);
     }
 }
 

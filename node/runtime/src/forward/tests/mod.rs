@@ -34,7 +34,7 @@ impl Clock for TokioClock {
 
 /// Keeps what came down until the test answers.
 #[derive(Default)]
-struct Shelf(Mutex<Vec<(Downward, Completion<bool>)>>);
+struct Shelf(Mutex<Vec<(Downward, Completion<Kept>)>>);
 
 impl Shelf {
     fn len(&self) -> usize {
@@ -43,12 +43,12 @@ impl Shelf {
 
     fn answer(&self, idx: usize, durable: bool) {
         let (_, done) = self.0.lock().unwrap().remove(idx);
-        done(durable);
+        done(if durable { Kept::Durable } else { Kept::Again });
     }
 }
 
 impl DownwardSink for Shelf {
-    fn accept(&self, message: Downward, done: Completion<bool>) {
+    fn accept(&self, message: Downward, done: Completion<Kept>) {
         self.0.lock().unwrap().push((message, done));
     }
 }

@@ -1,7 +1,7 @@
 //! Messages from above.
 
 use super::*;
-use crate::forward::DownwardSink;
+use crate::forward::{DownwardSink, Kept};
 use eventmesh_edge_core::ports::uplink::Downward;
 
 fn command(topic: &str, identity: Option<&str>) -> Downward {
@@ -19,7 +19,10 @@ fn command(topic: &str, identity: Option<&str>) -> Downward {
 /// Hands a message over; the answers appear in the list.
 fn accept(bench: &Bench, message: Downward, answers: &Arc<Mutex<Vec<bool>>>) {
     let answers = answers.clone();
-    bench.hub.downward("cloud").accept(message, Box::new(move |kept| lock(&answers).push(kept)));
+    bench
+        .hub
+        .downward("cloud")
+        .accept(message, Box::new(move |kept| lock(&answers).push(kept != Kept::Again)));
 }
 
 #[tokio::test(start_paused = true)]
