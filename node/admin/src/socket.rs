@@ -30,7 +30,7 @@ pub enum BindError {
         path: PathBuf,
     },
     /// The file system said no.
-    #[error("{path}: {source}")]
+    #[error("{path} cannot be made there, set another [admin] socket if that is no mistake")]
     Io {
         /// Where.
         path: PathBuf,

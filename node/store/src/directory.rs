@@ -201,7 +201,22 @@ pub fn claim(path: &Path) -> Result<DirectoryLock, OpenError> {
     }
     check_contents(path)?;
     check_format(path)?;
+    check_writable(path)?;
     lock(path)
+}
+
+/// All of it, at the start: a node whose journal finds no room for its next segment would refuse everything hours later.
+fn check_writable(path: &Path) -> Result<(), OpenError> {
+    use rustix::fs::{Access, AtFlags, CWD};
+    let within = ["journal", "views", "generations", "quarantine"].map(|name| path.join(name));
+    for dir in [path.to_owned()].iter().chain(&within).filter(|dir| dir.is_dir()) {
+        let all = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
+        match rustix::fs::accessat(CWD, dir, all, AtFlags::EACCESS) {
+            Ok(()) => {}
+            Err(error) => return Err(refused(path, "write", error.into())),
+        }
+    }
+    Ok(())
 }
 
 fn make(path: &Path) -> Result<fs::Metadata, OpenError> {

@@ -56,6 +56,45 @@ async fn a_data_directory_that_may_not_be_written_is_named_with_what_to_do() -> 
     Ok(())
 }
 
+/// One in which a store is already, so that everything that the start opens is there and can be opened.
+#[tokio::test]
+async fn a_store_whose_directories_became_read_only_is_refused_at_the_start() -> Result {
+    let scratch = scratch()?;
+    let data = scratch.path().join("data");
+    let mut node = Node::start("").await?;
+    node.stop().await?;
+    let mut copy = Command::new("cp");
+    copy.arg("-r").arg(node.data_dir()).arg(&data);
+    assert!(copy.status().await?.success());
+    if rustix::process::geteuid().is_root() {
+        let mut give = Command::new("chown");
+        give.arg("-R").arg(format!("{NOBODY}:{NOBODY}")).arg(&data);
+        assert!(give.status().await?.success());
+    }
+    for closed in [data.clone(), data.join("journal")] {
+        std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o500))?;
+        let (code, line) = refused(scratch.path(), &data).await?;
+        assert_eq!(code, Some(2), "{line}");
+        assert!(line.contains(&format!("because of the mode of {}:", closed.display())), "{line}");
+        std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o700))?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_data_directory_that_cannot_be_made_is_named_with_what_to_do() -> Result {
+    let scratch = scratch()?;
+    let parent = scratch.path().join("parent");
+    std::fs::create_dir(&parent)?;
+    std::fs::set_permissions(&parent, std::fs::Permissions::from_mode(0o555))?;
+    let data = parent.join("data");
+    let (code, line) = refused(scratch.path(), &data).await?;
+    assert_eq!(code, Some(2), "{line}");
+    assert!(line.contains(&format!("may not make it in {}:", parent.display())), "{line}");
+    assert!(line.contains("install -d") && !line.contains("chmod"), "what to do: {line}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_data_directory_of_another_owner_is_named_with_what_to_do() -> Result {
     if !rustix::process::geteuid().is_root() {
