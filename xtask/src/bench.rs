@@ -21,9 +21,17 @@ pub(crate) struct Options {
     /// Where data directories go: on the disk that is to be measured
     #[arg(long, default_value = "target/bench")]
     work: String,
+    /// The way up instead of the way in: EventMesh and HTTP, beside the genuine Java SDK, see `tests/bench/uplink_perf.py --help`
+    #[arg(long)]
+    uplinks: bool,
 }
 
 pub(crate) fn run_all(options: &Options) -> Outcome {
+    if options.uplinks {
+        let work = root().join(&options.work);
+        std::fs::create_dir_all(&work).map_err(|e| format!("create {}: {e}", work.display()))?;
+        return crate::bench_uplinks::measure(&work, options.repeats);
+    }
     run(&mut cargo(&["build", "--release", "-p", "eventmesh-edge", "-p", "eventmesh-edge-load"]))?;
     let bin = target_dir("release");
     let work = root().join(&options.work);

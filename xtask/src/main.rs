@@ -2,6 +2,7 @@
 
 mod arm;
 mod bench;
+mod bench_uplinks;
 mod process;
 mod quickstart;
 mod receivers;
