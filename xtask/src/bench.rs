@@ -7,7 +7,7 @@ use std::process::Command;
 #[derive(Args)]
 pub(crate) struct Options {
     /// Which measurements, see `tests/bench/broker_perf.py --help`
-    #[arg(long, default_value = "start,ack1,ingest,paced,idle,bridge")]
+    #[arg(long, default_value = "start,ack1,ingest,paced,idle,bridgekill")]
     scenarios: String,
     /// Which brokers of `tests/bench/brokers.json`; one whose program is not on the PATH is skipped
     #[arg(long)]
@@ -21,6 +21,9 @@ pub(crate) struct Options {
     /// Where data directories go: on the disk that is to be measured
     #[arg(long, default_value = "target/bench")]
     work: String,
+    /// Build the smallest node (MQTT in and out) too, and print its size
+    #[arg(long)]
+    size: bool,
     /// The way up instead of the way in: EventMesh and HTTP, beside the genuine Java SDK, see `tests/bench/uplink_perf.py --help`
     #[arg(long)]
     uplinks: bool,
@@ -37,6 +40,11 @@ pub(crate) fn run_all(options: &Options) -> Outcome {
     let work = root().join(&options.work);
     std::fs::create_dir_all(&work).map_err(|e| format!("create {}: {e}", work.display()))?;
     let results = work.join("results.jsonl");
+    // Medians are of one run: ratios to what another hour measured say nothing.
+    if results.exists() {
+        let earlier = work.join("results-before.jsonl");
+        std::fs::rename(&results, &earlier).map_err(|e| format!("rename {}: {e}", results.display()))?;
+    }
     let mut path = vec![bin.clone()];
     path.extend(std::env::var_os("PATH").iter().flat_map(std::env::split_paths));
     let path = std::env::join_paths(path).map_err(|e| format!("PATH: {e}"))?;
@@ -54,5 +62,18 @@ pub(crate) fn run_all(options: &Options) -> Outcome {
         measure.args(["--only", only]);
     }
     run(&mut measure)?;
-    run(&mut perf(&["--summary", "--base", "mosquitto"]))
+    run(&mut perf(&["--summary", "--base", "mosquitto"]))?;
+    if options.size { size() } else { Ok(()) }
+}
+
+/// The smallest node, MQTT in and out, as it leaves the linker.
+fn size() -> Outcome {
+    let lean = ["build", "--release", "-p", "eventmesh-edge", "--no-default-features", "--features", "mqtt"];
+    // In a folder of its own: the node that was measured stays where it is.
+    let target = target_dir("lean");
+    run(cargo(&lean).env("CARGO_TARGET_DIR", &target))?;
+    let built = target.join("release/eventmesh-edge");
+    let bytes = std::fs::metadata(&built).map_err(|e| format!("{}: {e}", built.display()))?.len();
+    println!("\n== size, MQTT in and out\n  {:.2} MB  {}", bytes as f64 / 1e6, built.display());
+    Ok(())
 }

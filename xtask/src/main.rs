@@ -38,11 +38,10 @@ enum Chore {
     Crash(suites::CrashOptions),
     /// Measures the release build beside its peers and prints a table (takes minutes, needs a quiet machine)
     Bench(bench::Options),
-    /// Builds the node for ARM with Debian's cross compilers and tries it under QEMU
+    /// Builds the node for ARM (64 and 32 bits) with Debian's cross compilers and tries it under QEMU
     Arm {
-        /// Target triple
-        #[arg(default_value = "aarch64-unknown-linux-gnu")]
-        triple: String,
+        /// Only these target triples
+        triples: Vec<String>,
     },
 }
 
@@ -53,7 +52,7 @@ fn main() -> ExitCode {
         Chore::Sim { seeds, from } => suites::sim(seeds, from),
         Chore::Crash(options) => suites::crash(&options),
         Chore::Bench(options) => bench::run_all(&options),
-        Chore::Arm { triple } => arm::run_for(&triple),
+        Chore::Arm { triples } => arm::run_for(&triples),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
