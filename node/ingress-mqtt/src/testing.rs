@@ -256,12 +256,7 @@ impl Script {
                     event: (**event).clone(),
                     stored_bytes: 0,
                 };
-                let options = MailboxOptions {
-                    qos,
-                    retain: false,
-                    identifiers: identifiers.clone(),
-                    rest: Bytes::new(),
-                };
+                let options = MailboxOptions { qos, retain: false, identifiers: identifiers.clone() };
                 let item = MailboxItem { event: stored, options: options.encode() };
                 self.mailboxes.insert((session.0, position.0), item);
             }
@@ -300,7 +295,6 @@ impl Script {
             StateChange::MailboxRemove { session, position } => {
                 self.mailboxes.remove(&(session.0, position.0));
             }
-            StateChange::MailboxUpdate { .. } => panic!("the ingress does not write options"),
             StateChange::LedgerForget { .. } => panic!("the ingress does not hand on the ledger"),
             StateChange::MailboxClear { session } => self.mailboxes.retain(|(s, _), _| *s != session.0),
         }

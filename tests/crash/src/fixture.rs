@@ -10,7 +10,7 @@
 use crate::judge::{Broken, Case, judge};
 use crate::marks::Mark;
 use crate::model::Said;
-use crate::trace::Data;
+use crate::trace::{Data, Moment};
 use crate::volume::Image;
 use flate2::Compression;
 use flate2::read::GzDecoder;
@@ -105,6 +105,10 @@ impl Fixture {
         }
         let Head { origin, marks, closed, torn_append, damaged, dirs, .. } = head;
         let mut said = Said::of(&marks);
+        let format: &[u8] = files.get("format").map_or(&[], Vec::as_slice);
+        if format.starts_with(b"eventmesh-edge store 1") {
+            said.advance(&Moment::Mark(Mark::Older));
+        }
         said.closed = closed;
         Ok(Fixture { origin, said, torn_append, damaged, image: Image { files, dirs, torn_append } })
     }

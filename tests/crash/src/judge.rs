@@ -1,7 +1,7 @@
 //! Opens an image with the real store and holds it to the promises, one function per promise.
 
 use crate::cost::{Cost, bound, measured};
-use crate::marks::{LOSS_BYTES, NOBODY, PlannedEvent, TABLES, tag_of};
+use crate::marks::{LOSS_BYTES, NOBODY, PlannedEvent, TABLES, ToldEntry, tag_of};
 use crate::model::{Expected, Handed, Known, Losses, Said, Value};
 use crate::workload::{CONSUMERS, KEPT, NEWEST, NUMBERS_PER_LIFE, SCARCE, WAITING, consumer, open};
 use bytes::Bytes;
@@ -72,7 +72,10 @@ pub fn judge(dir: &Path, case: &Case<'_>) -> Verdict {
     check(&found, &expected, case)?;
     p6_what_was_cut_is_told(&found, case, &durable)?;
     p6_a_start_is_bounded(&found)?;
+    // Asking has the store make entries of what it has gathered, with the commit that follows.
+    found.store.ledger_after(0, usize::MAX);
     let probe = p3_positions_are_never_used_again(&found, &expected, case.said)?;
+    p2_entries_are_given_out_until_they_are_handed_on(&found.store, &expected, case.said)?;
     found.store.close();
     drop(std::mem::take(&mut found.streams));
     drop(found);
@@ -431,6 +434,52 @@ fn p2_the_ledger_agrees(found: &Found, expected: &Expected, said: &Said) -> Verd
         }
         None => Ok(()),
     }
+}
+
+/// P2: an entry of the ledger that was given out is there, as it was, until it is handed on, and not again after that; with
+/// those that were handed on, the entries make the totals.
+fn p2_entries_are_given_out_until_they_are_handed_on(
+    store: &JournalStore,
+    expected: &Expected,
+    said: &Said,
+) -> Verdict {
+    let there: BTreeMap<u64, ToldEntry> =
+        store.ledger_after(0, usize::MAX).iter().map(|entry| (entry.no, entry.into())).collect();
+    for (no, told) in &said.entries {
+        match there.get(no) {
+            Some(_) if *no <= expected.forgotten => {
+                return Err(broken("P2", format!("entry {no} was handed on, and is given out again")));
+            }
+            Some(entry) if entry != told => {
+                return Err(broken("P2", format!("{told:?} has become {entry:?}")));
+            }
+            None if *no > expected.forgotten_may => {
+                return Err(broken("P2", format!("{told:?} was never handed on, and is gone")));
+            }
+            _ => {}
+        }
+    }
+    let newest = said.entries.keys().next_back().copied().unwrap_or(0);
+    if let Some(no) = there.keys().find(|no| **no <= newest && !said.entries.contains_key(no)) {
+        return Err(broken("P2", format!("entry {no} after {newest} was told of")));
+    }
+    let handed_on = said.entries.iter().filter(|(no, _)| !there.contains_key(no)).map(|(_, told)| told);
+    let mut sums: BTreeMap<u8, u64> = BTreeMap::new();
+    for entry in there.values().chain(handed_on) {
+        *sums.entry(entry.reason).or_default() += entry.events;
+    }
+    let mut totals: BTreeMap<u8, u64> = BTreeMap::new();
+    for line in store.ledger() {
+        *totals.entry(line.reason as u8).or_default() += line.events;
+    }
+    let of = |figures: &BTreeMap<u8, u64>, reason: &u8| figures.get(reason).copied().unwrap_or(0);
+    let fits = |reason| {
+        of(&sums, reason) == of(&totals, reason) || said.older && of(&sums, reason) < of(&totals, reason)
+    };
+    if !sums.keys().chain(totals.keys()).all(fits) {
+        return Err(broken("P2", format!("entries make {sums:?} by reason, the totals are {totals:?}")));
+    }
+    Ok(())
 }
 
 /// P2: a line's bytes go with its events.

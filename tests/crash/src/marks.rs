@@ -4,8 +4,8 @@
 use bytes::Bytes;
 use eventmesh_edge_core::event::{Event, Position, Qos, Timestamp, Via};
 use eventmesh_edge_core::ports::store::{
-    Commit, Consumer, CursorChange, Loss, LossReason, MailboxEntry, NewEvent, SessionNo, StateChange,
-    StateValue, StreamId, Table, UplinkId,
+    Commit, Consumer, CursorChange, LedgerEntry, Loss, LossReason, MailboxEntry, NewEvent, SessionNo,
+    StateChange, StateValue, StreamId, Table, UplinkId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -32,8 +32,42 @@ pub enum Mark {
     },
     /// What the store said about its ledger: `(stream, uplink, reason, events)`; durable from then on.
     Ledger(Vec<(u16, u16, u8, u64)>),
+    /// Entries that the store gave out to be handed on; final from then on.
+    Entries(Vec<ToldEntry>),
     /// The store was closed in order.
     Closed,
+    /// So far a program of format 1 was at work, whose losses nobody handed on: they are in totals only.
+    Older,
+}
+
+/// An entry of the ledger in words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToldEntry {
+    /// Its number.
+    pub no: u64,
+    /// Of which stream, by name.
+    pub stream: Option<String>,
+    /// For which uplink.
+    pub uplink: Option<String>,
+    /// Number of the reason.
+    pub reason: u8,
+    /// How many.
+    pub events: u64,
+    /// Stored bytes.
+    pub bytes: u64,
+}
+
+impl From<&LedgerEntry> for ToldEntry {
+    fn from(entry: &LedgerEntry) -> ToldEntry {
+        ToldEntry {
+            no: entry.no,
+            stream: entry.stream.as_ref().map(ToString::to_string),
+            uplink: entry.uplink.as_ref().map(ToString::to_string),
+            reason: entry.reason as u8,
+            events: entry.events,
+            bytes: entry.bytes,
+        }
+    }
 }
 
 /// Why a commit was not taken.
@@ -105,10 +139,12 @@ pub enum PlannedChange {
     Delete(u8, String),
     /// Session, position.
     MailboxRemove(u64, u64),
-    /// Session, position, options.
+    /// Session, position, options: only in what older programs said.
     MailboxUpdate(u64, u64, u8),
     /// Session.
     MailboxClear(u64),
+    /// Entries of the ledger up to this number were handed on.
+    LedgerForget(u64),
 }
 
 /// The table with this number; numbers of plans are ours, so an unknown one is [`Table::Node`].
@@ -175,7 +211,7 @@ impl Planned {
     pub fn commit(&self) -> Commit {
         Commit {
             events: self.events.iter().map(new_event).collect(),
-            state: self.state.iter().map(change).collect(),
+            state: self.state.iter().filter_map(change).collect(),
             cursors: self.cursors.iter().map(cursor).collect(),
             losses: self.losses.iter().map(loss).collect(),
         }
@@ -221,10 +257,11 @@ fn cursor((stream, uplink, acked): &(u16, u16, u64)) -> CursorChange {
     CursorChange { consumer, acked: Position(*acked) }
 }
 
-fn change(planned: &PlannedChange) -> StateChange {
+/// `None` for what only older programs committed.
+fn change(planned: &PlannedChange) -> Option<StateChange> {
     let key = |key: &String| Bytes::from(key.clone());
     let put = |t: &u8, k: &String, value| StateChange::Put { table: table(*t), key: key(k), value };
-    match planned {
+    Some(match planned {
         PlannedChange::Put(t, k, value) => put(t, k, StateValue::Bytes(Bytes::from(value.clone()))),
         PlannedChange::PutPosition(t, k, event) => {
             put(t, k, StateValue::Position { event: *event, suffix: Bytes::from_static(b"!") })
@@ -234,11 +271,8 @@ fn change(planned: &PlannedChange) -> StateChange {
         PlannedChange::MailboxRemove(session, position) => {
             StateChange::MailboxRemove { session: SessionNo(*session), position: Position(*position) }
         }
-        PlannedChange::MailboxUpdate(session, position, options) => StateChange::MailboxUpdate {
-            session: SessionNo(*session),
-            position: Position(*position),
-            options: Bytes::from(vec![*options]),
-        },
+        PlannedChange::MailboxUpdate(..) => return None,
+        PlannedChange::LedgerForget(through) => StateChange::LedgerForget { through: *through },
         PlannedChange::MailboxClear(session) => StateChange::MailboxClear { session: SessionNo(*session) },
-    }
+    })
 }

@@ -1,6 +1,6 @@
 //! What must be in an image, from the markers before the cut.
 
-use crate::marks::{Mark, Planned, PlannedChange, PlannedEvent, Refusal};
+use crate::marks::{Mark, Planned, PlannedChange, PlannedEvent, Refusal, ToldEntry};
 use crate::trace::Moment;
 use crate::workload::{MAILBOX_MAX, NUMBERS_PER_LIFE};
 use eventmesh_edge_core::event::Position;
@@ -56,6 +56,10 @@ pub struct Said {
     pub log: Option<u32>,
     /// Losses that were told of.
     pub ledger: Losses,
+    /// Entries of the ledger that were told of, as they were the first time.
+    pub entries: BTreeMap<u64, ToldEntry>,
+    /// Totals have losses of which no entries were made.
+    pub older: bool,
     /// True if the last word was that of an orderly end, and nothing began after it.
     pub closed: bool,
 }
@@ -106,6 +110,12 @@ impl Said {
                     self.ledger.insert((*stream, *uplink, *reason), *events);
                 }
             }
+            Mark::Entries(entries) => {
+                for entry in entries {
+                    self.entries.entry(entry.no).or_insert_with(|| entry.clone());
+                }
+            }
+            Mark::Older => self.older = true,
             Mark::Closed => {}
         }
     }
@@ -185,6 +195,10 @@ pub struct Expected {
     pub losses: Losses,
     /// Those that it may have.
     pub losses_may: Losses,
+    /// Entries of the ledger up to here must not be given out again.
+    pub forgotten: u64,
+    /// And up to here need not.
+    pub forgotten_may: u64,
     sources: HashMap<u8, u64>,
     sources_in_stream: HashMap<(u8, u16), u64>,
 }
@@ -199,9 +213,11 @@ impl Expected {
         }
         this.cursors_may = this.cursors.clone();
         this.losses_may = this.losses.clone();
+        this.forgotten_may = this.forgotten;
         for commit in maybe {
             move_cursors(&mut this.cursors_may, &commit.planned);
             add_losses(&mut this.losses_may, &commit.planned);
+            this.forgotten_may = this.forgotten_may.max(forgets(&commit.planned));
         }
         this
     }
@@ -216,6 +232,7 @@ impl Expected {
         }
         move_cursors(&mut self.cursors, &commit.planned);
         add_losses(&mut self.losses, &commit.planned);
+        self.forgotten = self.forgotten.max(forgets(&commit.planned));
     }
 
     fn event(&mut self, planned: &PlannedEvent, position: Option<u64>) {
@@ -269,8 +286,18 @@ impl Expected {
             PlannedChange::MailboxClear(session) => {
                 self.mailboxes.remove(session);
             }
+            PlannedChange::LedgerForget(_) => {}
         }
     }
+}
+
+/// Up to which entry of the ledger a commit says that it was handed on.
+fn forgets(planned: &Planned) -> u64 {
+    let through = planned.state.iter().filter_map(|change| match change {
+        PlannedChange::LedgerForget(through) => Some(*through),
+        _ => None,
+    });
+    through.max().unwrap_or(0)
 }
 
 fn add_losses(losses: &mut Losses, planned: &Planned) {

@@ -387,7 +387,7 @@ impl Parser {
     /// Asking for what is not there is usual; a write that fails in a recording is not.
     fn failed(&mut self, name: &str, args: &[&str], begun: Option<usize>) -> Result<(), Fault> {
         self.trace.moments.extend(begun.map(Moment::Never));
-        let writes = ["write", "pwrite64", "fsync", "fdatasync", "ftruncate"].contains(&name);
+        let writes = ["write", "pwrite64", "fsync", "fdatasync", "ftruncate", "fallocate"].contains(&name);
         if writes && self.early(name, args)?.is_some() {
             return Err("a failed write or sync".to_owned());
         }
@@ -407,8 +407,14 @@ impl Parser {
                 let len = unsigned(args.get(1).ok_or("no length")?)?;
                 Ok(Some((Op::SetLen { node, len }, self.path_of(node))))
             }
+            // Room for a file that was just made: its length, and zeros.
             "fallocate" => {
-                self.data_node(args.first())?.map_or(Ok(None), |_| Err("fallocate is not understood".into()))
+                let Some(node) = self.data_node(args.first())? else { return Ok(None) };
+                if args.get(1) != Some(&"0") || args.get(2) != Some(&"0") {
+                    return Err("fallocate that is not of a whole new file is not understood".into());
+                }
+                let len = unsigned(args.get(3).ok_or("no length")?)?;
+                Ok(Some((Op::SetLen { node, len }, self.path_of(node))))
             }
             "fsync" | "fdatasync" => {
                 let node = self.data_node(args.first())?;

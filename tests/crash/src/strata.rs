@@ -96,6 +96,7 @@ type Roles = HashMap<Node, Stratum>;
 fn stratum(op: &Op, path: &str, roles: &mut Roles) -> Stratum {
     let top = path.split('/').next().unwrap_or(path);
     match top {
+        "journal" if path.ends_with("/reserve") || path.ends_with("/ballast") => "journal: reserve",
         "journal" => journal(op, roles),
         "meta-a" | "meta-b" => "epoch",
         "format" | ".format.new" => "format",
@@ -170,6 +171,7 @@ fn file_sync(path: &str, data_only: bool, stratum: Stratum) -> SyncKind {
         "journal: append" => "journal group",
         "journal: header" => "journal header",
         "journal: prepare" => "journal zeros",
+        "journal: reserve" => "journal reserve",
         "epoch" => "meta",
         "format" => "format",
         "views: proof" => "views proof",

@@ -28,6 +28,8 @@ pub const BASE_MS: u64 = 1_790_000_000_000;
 pub const NUMBERS_PER_LIFE: u64 = 100_000;
 /// Entries that a mailbox takes.
 pub const MAILBOX_MAX: u64 = 20;
+/// Entries of the ledger that are handed on together.
+const ENTRIES: usize = 5;
 /// `max_age` of the stream `aged`.
 const MAX_AGE: Duration = Duration::from_secs(30);
 
@@ -407,8 +409,22 @@ impl Life {
             });
             mark(&self.marker, &Mark::Ledger(lines.collect()))?;
         }
+        if self.rng.chance(80) {
+            self.hand_ledger_on()?;
+        }
         let window = self.mix.window;
         self.settle(window.saturating_sub(1))
+    }
+
+    /// What the node's own events do: entries go up, and are forgotten once they are there.
+    fn hand_ledger_on(&mut self) -> Result<(), LifeError> {
+        let entries = self.store.ledger_after(0, ENTRIES);
+        mark(&self.marker, &Mark::Entries(entries.iter().map(Into::into).collect()))?;
+        let Some(last) = entries.last().filter(|_| self.rng.chance(700)) else { return Ok(()) };
+        let counted = self.rng.chance(500);
+        let mut planned = self.next(counted);
+        planned.state.push(PlannedChange::LedgerForget(last.no));
+        self.submit(planned)
     }
 
     fn next(&mut self, counted: bool) -> Planned {
@@ -523,7 +539,6 @@ impl Life {
         let waiting = self.mailboxes.get(&session).into_iter().flatten();
         let Some(position) = waiting.copied().find(|position| !under_way.contains(position)) else { return };
         let id = format!("s{session}-{}", self.number);
-        planned.state.push(PlannedChange::MailboxUpdate(session, position, 251));
         planned.state.push(PlannedChange::Put(4, id.clone(), position.to_string()));
         self.outbound.push((session, id, position));
     }
@@ -577,12 +592,7 @@ impl Life {
             7 | 8 => {
                 let waiting = self.mailboxes.get_mut(&session).filter(|waiting| !waiting.is_empty())?;
                 let at = self.rng.index(waiting.len());
-                if self.rng.chance(500) {
-                    PlannedChange::MailboxRemove(session, waiting.swap_remove(at))
-                } else {
-                    let position = waiting.get(at).copied()?;
-                    PlannedChange::MailboxUpdate(session, position, 250)
-                }
+                PlannedChange::MailboxRemove(session, waiting.swap_remove(at))
             }
             9 if self.rng.chance(100) => {
                 self.mailboxes.remove(&session);

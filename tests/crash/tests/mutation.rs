@@ -32,9 +32,10 @@ const NEEDED: [(&str, Workload); 16] = [
 ];
 
 /// Kinds whose loss breaks no promise, each with the reason. They are there for a second fault, or for speed.
-const REDUNDANT: [(&str, &str); 12] = [
+const REDUNDANT: [(&str, &str); 13] = [
     (SLED, "nothing rests on it: it does nothing in any of the sweeps"),
     ("journal zeros", "the sync of the header covers them: this one keeps them off the commit path"),
+    ("journal reserve", "it holds nothing: a start makes one that is not whole again"),
     ("format", "for people: `meta-*` and the segments say the same"),
     ("data directory, format", "as `format`"),
     ("data directory, proof", "the next checkpoint begins with a sync of the same directory"),

@@ -2,11 +2,9 @@
 //!
 //! ```text
 //! flags u8: bits 0-1 QoS | bit 2 RETAIN | bits 4-7 version = 1
-//! count: LEB128 | identifiers: LEB128 each | whatever the ingress appended
+//! count: LEB128 | identifiers: LEB128 each | nothing (what stands there is left alone)
 //! ```
-//! Two bytes for nearly every entry. The hub writes them at the commit; an ingress that has to remember something with
-//! the entry (packet id, phase) sets [`MailboxOptions::rest`] and writes the whole anew as a
-//! [`MailboxUpdate`](crate::ports::store::StateChange::MailboxUpdate).
+//! Two bytes for nearly every entry. The hub writes them at the commit, and nobody changes them.
 
 use crate::event::Qos;
 use crate::ports::hub::MailboxOptions;
@@ -22,17 +20,16 @@ impl MailboxOptions {
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let flags = (VERSION << 4) | if self.retain { RETAIN } else { 0 } | self.qos as u8;
-        if self.identifiers.is_empty() && self.rest.is_empty() {
+        if self.identifiers.is_empty() {
             return plain(flags);
         }
         let count = u32::try_from(self.identifiers.len()).unwrap_or(MAX_IDENTIFIERS).min(MAX_IDENTIFIERS);
-        let mut out = BytesMut::with_capacity(3 + 5 * self.identifiers.len() + self.rest.len());
+        let mut out = BytesMut::with_capacity(3 + 5 * self.identifiers.len());
         out.put_u8(flags);
         put_varint(&mut out, count);
         for identifier in self.identifiers.iter().take(count as usize) {
             put_varint(&mut out, *identifier);
         }
-        out.put_slice(&self.rest);
         out.freeze()
     }
 
@@ -50,7 +47,7 @@ impl MailboxOptions {
             return None;
         }
         let identifiers = (0..count).map(|_| take_varint(options, &mut at)).collect::<Option<Vec<_>>>()?;
-        Some(MailboxOptions { qos, retain: flags & RETAIN != 0, identifiers, rest: options.slice(at..) })
+        Some(MailboxOptions { qos, retain: flags & RETAIN != 0, identifiers })
     }
 }
 
@@ -101,9 +98,8 @@ mod tests {
             qos in 0u8..3,
             retain: bool,
             identifiers in prop::collection::vec(any::<u32>(), 0..5),
-            rest in prop::collection::vec(any::<u8>(), 0..9),
         ) -> MailboxOptions {
-            MailboxOptions { qos: Qos::from_u8(qos).unwrap(), retain, identifiers, rest: Bytes::from(rest) }
+            MailboxOptions { qos: Qos::from_u8(qos).unwrap(), retain, identifiers }
         }
     }
 
@@ -121,8 +117,7 @@ mod tests {
 
     #[test]
     fn an_ordinary_entry_has_two_bytes() {
-        let options =
-            MailboxOptions { qos: Qos::AtLeastOnce, retain: false, identifiers: vec![], rest: Bytes::new() };
+        let options = MailboxOptions { qos: Qos::AtLeastOnce, retain: false, identifiers: vec![] };
         assert_eq!(&options.encode()[..], [0x11, 0]);
     }
 

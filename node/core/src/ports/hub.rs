@@ -11,7 +11,6 @@ use super::store::{CommitError, MailboxItem, ReadError, SessionNo, StateChange};
 use crate::Text;
 use crate::event::{Event, Position, Qos};
 use crate::topic::TopicFilter;
-use bytes::Bytes;
 use std::sync::Arc;
 
 /// A subscriber as the hub knows it; unique for the life of the process.
@@ -148,7 +147,7 @@ pub trait Hub: Send + Sync {
     fn mailbox_options(&self, item: &MailboxItem) -> MailboxOptions;
 }
 
-/// Decoded options of a mailbox entry. The ingress may append bytes of its own after the hub's (packet id, phase).
+/// Decoded options of a mailbox entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MailboxOptions {
     /// QoS to deliver with.
@@ -157,8 +156,6 @@ pub struct MailboxOptions {
     pub retain: bool,
     /// Subscription Identifiers.
     pub identifiers: Vec<u32>,
-    /// What the ingress appended.
-    pub rest: Bytes,
 }
 
 /// Who may do what; asked by every ingress for every client (P7).

@@ -232,15 +232,6 @@ pub enum StateChange {
         /// Which event.
         position: Position,
     },
-    /// New options for an entry (packet id given, PUBREC seen).
-    MailboxUpdate {
-        /// Whose mailbox.
-        session: SessionNo,
-        /// Which event.
-        position: Position,
-        /// Replaces [`MailboxEntry::options`].
-        options: Bytes,
-    },
     /// The session has ended: all its claims end.
     MailboxClear {
         /// Whose mailbox.

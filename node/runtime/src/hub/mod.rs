@@ -405,7 +405,6 @@ impl Hub for NodeHub {
             qos: item.event.event.qos.max(Qos::AtLeastOnce),
             retain: false,
             identifiers: Vec::new(),
-            rest: Bytes::new(),
         })
     }
 }

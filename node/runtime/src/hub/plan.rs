@@ -123,7 +123,6 @@ impl Work {
                 Some((*table, key.clone()))
             }
             StateChange::MailboxRemove { .. }
-            | StateChange::MailboxUpdate { .. }
             | StateChange::MailboxClear { .. }
             | StateChange::LedgerForget { .. } => None,
         })
@@ -238,12 +237,8 @@ fn mailboxes(subscribers: &Subscribers, event: &Event, matches: &[Match<Subscrib
     let entry = |m: &Match<SubscriberId>| {
         let session = subscribers.get(m.subscriber)?.session?;
         let qos = qos_for(event, m.granted);
-        let options = || MailboxOptions {
-            qos,
-            retain: retain_for(event, m),
-            identifiers: m.identifiers.clone(),
-            rest: Bytes::new(),
-        };
+        let options =
+            || MailboxOptions { qos, retain: retain_for(event, m), identifiers: m.identifiers.clone() };
         (qos > Qos::AtMostOnce).then(|| MailboxEntry { session, options: options().encode() })
     };
     matches.iter().filter_map(entry).collect()

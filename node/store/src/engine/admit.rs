@@ -451,9 +451,6 @@ fn write_change(frame: &mut FrameWriter<'_>, change: &StateChange, first: Positi
         StateChange::MailboxRemove { session, position } => {
             frame.change(&Change::MailboxRemove { session: session.0, position: *position });
         }
-        StateChange::MailboxUpdate { session, position, options } => {
-            frame.change(&Change::MailboxUpdate { session: session.0, position: *position, options });
-        }
         StateChange::MailboxClear { session } => frame.change(&Change::MailboxClear { session: session.0 }),
         StateChange::LedgerForget { through } => {
             frame.change(&Change::View { key: keys::LEDGER_FORGET, value: &through.to_be_bytes() });

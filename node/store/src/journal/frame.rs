@@ -49,7 +49,7 @@ pub(crate) enum Change<'a> {
     Delete { table: u8, key: &'a [u8] },
     /// 4: varint session, varint position.
     MailboxRemove { session: u64, position: Position },
-    /// 5: varint session, varint position, bytes options.
+    /// 5: varint session, varint position, bytes options. Earlier versions of the program wrote it.
     MailboxUpdate { session: u64, position: Position, options: &'a [u8] },
     /// 6: varint session.
     MailboxClear { session: u64 },
@@ -161,7 +161,6 @@ fn change_bound(change: &StateChange) -> usize {
                 }
         }
         StateChange::Delete { key, .. } => key.len(),
-        StateChange::MailboxUpdate { options, .. } => options.len(),
         StateChange::MailboxRemove { .. }
         | StateChange::MailboxClear { .. }
         | StateChange::LedgerForget { .. } => 0,

@@ -95,23 +95,12 @@ pub fn one_event_waits_for_many_sessions<F: Factory>(make: impl Fn() -> F) {
     assert_eq!(left[0].event.event, event("s", 0));
 }
 
-/// Options are replaced in place; a removal ends one claim.
-pub fn entries_are_updated_and_removed<F: Factory>(make: impl Fn() -> F) {
+/// A removal ends one claim.
+pub fn entries_are_removed<F: Factory>(make: impl Fn() -> F) {
     let store = make().open(spec());
     let p = commit(&*store, mail(3, &[A, B], "new"));
-    let update = |position, options: &'static [u8]| StateChange::MailboxUpdate {
-        session: A,
-        position,
-        options: Bytes::from_static(options),
-    };
-    let remove = |position| StateChange::MailboxRemove { session: A, position };
-    commit(
-        &*store,
-        state_of([update(p[0], b"first"), update(p[2], b"third"), remove(p[1]), update(p[0], b"again")]),
-    );
-    let items = mailbox(&*store, A, Position::ZERO, 9);
-    assert_eq!(at(&items), [p[0], p[2]]);
-    assert_eq!((&items[0].options[..], &items[1].options[..]), (&b"again"[..], &b"third"[..]));
+    commit(&*store, state_of([StateChange::MailboxRemove { session: A, position: p[1] }]));
+    assert_eq!(at(&mailbox(&*store, A, Position::ZERO, 9)), [p[0], p[2]]);
     assert!(mailbox(&*store, B, Position::ZERO, 9).iter().all(|i| &i.options[..] == b"new"));
     assert_eq!((store.mailbox_len(A).0, store.mailbox_len(B).0), (2, 3));
 }
@@ -134,16 +123,14 @@ pub fn a_cleared_mailbox_is_empty<F: Factory>(make: impl Fn() -> F) {
     assert_eq!(at(&mailbox(&*store, A, Position::ZERO, 9)), new);
 }
 
-/// A removal or an update that comes twice or too late does nothing.
-pub fn changes_of_entries_that_are_not_there_are_nothing<F: Factory>(make: impl Fn() -> F) {
+/// A removal that comes twice or too late does nothing.
+pub fn removals_of_entries_that_are_not_there_are_nothing<F: Factory>(make: impl Fn() -> F) {
     let store = make().open(spec());
     let p = commit(&*store, mail(2, &[A], "x"));
     let nowhere = Position(p[1].0 + 100);
     for session in [A, B] {
         for position in [p[0], p[0], nowhere] {
-            let options = Bytes::from_static(b"late");
-            let remove = StateChange::MailboxRemove { session, position };
-            commit(&*store, state_of([remove, StateChange::MailboxUpdate { session, position, options }]));
+            commit(&*store, state_of([StateChange::MailboxRemove { session, position }]));
         }
     }
     let items = mailbox(&*store, A, Position::ZERO, 9);
@@ -238,20 +225,13 @@ pub fn stream_and_mailbox_hold_an_event_independently<F: Factory>(make: impl Fn(
     assert_eq!((store.backlog(ONLY).events, store.mailbox_len(A)), (0, (0, 0)));
 }
 
-/// Entries, their latest options and the figures are there after a restart, removed ones are not.
+/// Entries, their options and the figures are there after a restart, removed ones are not.
 pub fn mailboxes_survive_a_restart<F: Factory>(make: impl Fn() -> F) {
     let factory = make();
     let store = factory.open(spec());
     let p = commit(&*store, mail(6, &[A, B], "first"));
     commit(&*store, commit_of([event("noise", 0)]));
-    let options = Bytes::from_static(b"second");
-    commit(
-        &*store,
-        state_of([
-            StateChange::MailboxUpdate { session: A, position: p[4], options },
-            StateChange::MailboxRemove { session: A, position: p[0] },
-        ]),
-    );
+    commit(&*store, state_of([StateChange::MailboxRemove { session: A, position: p[0] }]));
     let figures = |store: &dyn Store| {
         let all = |session| mailbox(store, session, Position::ZERO, 100);
         (all(A), all(B), store.mailbox_len(A), store.mailbox_len(B))

@@ -92,9 +92,9 @@ macro_rules! contract_tests {
             // mailboxes
             a_mailbox_gives_its_events_in_order
             one_event_waits_for_many_sessions
-            entries_are_updated_and_removed
+            entries_are_removed
             a_cleared_mailbox_is_empty
-            changes_of_entries_that_are_not_there_are_nothing
+            removals_of_entries_that_are_not_there_are_nothing
             a_mailbox_is_read_in_pages
             a_mailbox_keeps_to_its_number_of_events
             a_mailbox_keeps_to_its_bytes

@@ -25,7 +25,6 @@ enum Op {
     Put { key: u8, value: u8 },
     Delete { key: u8 },
     MailboxRemove { session: u64, nth: usize },
-    MailboxUpdate { session: u64, nth: usize, options: u8 },
     MailboxClear { session: u64 },
     Expire { minutes: u64 },
     Reopen,
@@ -62,8 +61,6 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0u8..8, any::<u8>()).prop_map(|(key, value)| Op::Put { key, value }),
         1 => (0u8..8).prop_map(|key| Op::Delete { key }),
         2 => (0u64..3, 0usize..20).prop_map(|(session, nth)| Op::MailboxRemove { session, nth }),
-        1 => (0u64..3, 0usize..20, any::<u8>())
-            .prop_map(|(session, nth, options)| Op::MailboxUpdate { session, nth, options }),
         1 => (0u64..3).prop_map(|session| Op::MailboxClear { session }),
         1 => (0u64..90).prop_map(|minutes| Op::Expire { minutes }),
         2 => Just(Op::Reopen),
@@ -157,10 +154,7 @@ impl Model {
                 commit(store, state_of([StateChange::MailboxClear { session: SessionNo(*session) }]));
                 self.mailboxes.remove(session);
             }
-            Op::MailboxRemove { session, nth } => self.change_entry(store, *session, *nth, None),
-            Op::MailboxUpdate { session, nth, options } => {
-                self.change_entry(store, *session, *nth, Some(Bytes::from(vec![*options])));
-            }
+            Op::MailboxRemove { session, nth } => self.remove_entry(store, *session, *nth),
             Op::Expire { minutes } => self.expire(store, *minutes),
             Op::Reopen => {}
         }
@@ -242,20 +236,12 @@ impl Model {
         queue.waiting.drain(..n);
     }
 
-    fn change_entry(&mut self, store: &dyn Store, session: u64, nth: usize, options: Option<Bytes>) {
+    fn remove_entry(&mut self, store: &dyn Store, session: u64, nth: usize) {
         let Some(entries) = self.mailboxes.get_mut(&session).filter(|m| !m.is_empty()) else { return };
         let nth = nth % entries.len();
         let (session, position) = (SessionNo(session), entries[nth].0);
-        match options {
-            None => {
-                commit(store, state_of([StateChange::MailboxRemove { session, position }]));
-                entries.remove(nth);
-            }
-            Some(options) => {
-                entries[nth].2 = options.clone();
-                commit(store, state_of([StateChange::MailboxUpdate { session, position, options }]));
-            }
-        }
+        commit(store, state_of([StateChange::MailboxRemove { session, position }]));
+        entries.remove(nth);
     }
 
     /// Expiry may take the store's thread; what it did is taken from the ledger, what it must have done is checked.

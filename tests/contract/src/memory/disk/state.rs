@@ -18,12 +18,6 @@ impl Disk {
                 self.tables.remove(&(table, key));
             }
             StateChange::MailboxRemove { session, position } => self.remove_from_mailbox(session, position),
-            StateChange::MailboxUpdate { session, position, options } => {
-                let mailbox = self.mailboxes.get_mut(&session);
-                if let Some(entry) = mailbox.and_then(|m| m.entries.get_mut(&position)) {
-                    *entry = options;
-                }
-            }
             StateChange::LedgerForget { through } => self.entries.retain(|entry| entry.no > through),
             StateChange::MailboxClear { session } => {
                 let mailbox = self.mailboxes.remove(&session).unwrap_or_default();
