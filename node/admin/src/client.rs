@@ -93,15 +93,23 @@ fn fetch<T: DeserializeOwned>(
     timeout: Duration,
     max_bytes: u64,
 ) -> Result<T, FetchError> {
+    let answer = exchange(connect(socket)?, target, timeout, max_bytes);
+    let answer = answer.map_err(|source| FetchError::Io { path: socket.to_owned(), source })?;
+    answered(socket, &answer)
+}
+
+pub(crate) fn connect(socket: &Path) -> Result<UnixStream, FetchError> {
     let path = || socket.to_owned();
-    let stream = UnixStream::connect(socket).map_err(|source| match source.kind() {
+    UnixStream::connect(socket).map_err(|source| match source.kind() {
         io::ErrorKind::PermissionDenied => FetchError::Denied { path: path() },
         _ => FetchError::NotRunning { path: path(), source },
-    })?;
-    let answer = exchange(stream, target, timeout, max_bytes);
-    let answer = answer.map_err(|source| FetchError::Io { path: path(), source })?;
-    let refused = |why| FetchError::Answer { path: path(), why };
-    let body = body(&answer).map_err(refused)?;
+    })
+}
+
+/// What a whole answer says.
+pub(crate) fn answered<T: DeserializeOwned>(socket: &Path, answer: &[u8]) -> Result<T, FetchError> {
+    let refused = |why| FetchError::Answer { path: socket.to_owned(), why };
+    let body = body(answer).map_err(refused)?;
     serde_json::from_slice(body).map_err(|error| refused(error.to_string()))
 }
 

@@ -8,12 +8,14 @@
 //! | `GET /v1/status` | [`Status`] as JSON |
 //! | `GET /v1/store/report` | what the store holds, as JSON |
 //! | `GET /v1/store/events?stream=NUMBER&after=POSITION&max=EVENTS` | [`EventsPage`] as JSON |
+//! | `POST /v1/reload` with [`ReloadAsk`] as JSON | [`ReloadAnswer`] as JSON |
 //! | `GET /healthz` | 200 while the node's event loop turns |
 //! | `GET /readyz` | 200 when devices can connect and be answered, else 503 and why not |
 //!
 //! This crate decides nothing: it asks a [`StatusSource`] and prints what it says.
 
 mod client;
+mod reload;
 mod render;
 mod server;
 mod socket;
@@ -21,6 +23,7 @@ mod status;
 mod store;
 
 pub use client::{FetchError, fetch_events, fetch_status, fetch_store_report};
+pub use reload::{ReloadAnswer, ReloadAsk, ReloadFuture, ReloadSource, ask_reload};
 pub use render::render;
 pub use server::{Server, StatusSource};
 pub use socket::BindError;

@@ -1,5 +1,6 @@
 //! The answering side.
 
+use crate::reload::{self, ReloadSource};
 use crate::socket::{self, BindError, SocketFile};
 use crate::status::Status;
 use crate::store::{self, StoreSource};
@@ -55,6 +56,16 @@ impl Server {
     /// [`Server::run`], and the store can be looked at too.
     pub async fn run_with_store(self, source: Arc<dyn StatusSource>, store: Arc<dyn StoreSource>) {
         self.serve(router(source).merge(store::routes(store))).await;
+    }
+
+    /// [`Server::run_with_store`], and the node can be changed.
+    pub async fn run_with_all(
+        self,
+        source: Arc<dyn StatusSource>,
+        store: Arc<dyn StoreSource>,
+        changes: Arc<dyn ReloadSource>,
+    ) {
+        self.serve(router(source).merge(store::routes(store)).merge(reload::routes(changes))).await;
     }
 
     async fn serve(self, router: Router) {

@@ -126,6 +126,8 @@ pub struct UplinkStatus {
     pub name: String,
     /// `mqtt`.
     pub kind: String,
+    /// It is not in the configuration any more: it gets what waits for it, and goes.
+    pub draining: bool,
     /// Is it moving?
     pub state: UplinkState,
     /// How long it has been in this state.

@@ -18,12 +18,14 @@ Examples:
   eventmesh-edge run --config node.toml                does what the file says
   eventmesh-edge check --config node.toml              says what is wrong with it, or what it would do
   eventmesh-edge status                                asks the node that stores in ./data
+  eventmesh-edge reload --dry-run                      says what a changed file would change in the running node
   eventmesh-edge password plant-7 >> passwords         adds a user to the password file of a listener
   eventmesh-edge store verify                          checks every checksum of what is stored in ./data
 
 Exit codes:
   0  done; stopped in order; the node is up and moving
-  1  run: it failed while running. check: problems found. status: no node answers. store: damage found, or cut short
+  1  run: it failed while running. check: problems found. status: no node answers. reload: nothing was changed.
+     store: damage found, or cut short
   2  it could not start: command line, configuration, data directory, address or certificate; the message says which
   3  status: the node is up, but something needs a look
   70 a bug of ours: the log has the place";
@@ -36,6 +38,8 @@ pub(crate) enum Command {
     Check(Check),
     /// Ask a running node how it is
     Status(Status),
+    /// Have a running node read its configuration again and change what can be changed while it runs
+    Reload(crate::reload::Reload),
     /// Hash a password for a listener's password file
     Password(Password),
     /// Look at what is stored: verify, repair, dump, export, import, stats

@@ -8,6 +8,7 @@ mod log;
 mod memory;
 mod panics;
 mod password;
+mod reload;
 mod run;
 mod status;
 mod store;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::check(&args),
         Command::Status(args) => status::status(&args),
+        Command::Reload(args) => reload::reload(&args),
         Command::Password(args) => password::password(&args),
         Command::Store(args) => store::store(&args),
     };

@@ -4,4 +4,5 @@ pub mod clock;
 pub mod floor;
 pub mod forward;
 pub mod hub;
+pub mod routes;
 pub mod telemetry;

@@ -28,10 +28,21 @@ const LAST_WORD_LOOK: Duration = Duration::from_millis(20);
 
 /// The node as it is seen from outside. Called once a second, from the runtime's thread: figures that are in memory.
 pub trait VitalSigns: Send + Sync {
-    /// One per uplink, in the order of [`Options::uplinks`].
-    fn links(&self) -> Vec<Link>;
+    /// The uplinks that read the node's own stream, as they are now. They may be others the next time.
+    fn readers(&self) -> Vec<Reader>;
     /// All figures.
     fn vitals(&self) -> Vitals;
+}
+
+/// One uplink that reads the node's own stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reader {
+    /// Its number at the ports.
+    pub id: UplinkId,
+    /// Its name.
+    pub uplink: Text,
+    /// Whether it is connected.
+    pub link: Link,
 }
 
 /// What stops the node, for its last event. The first word counts.
@@ -53,7 +64,6 @@ impl StopCause {
 pub struct Reporter {
     rules: Telemetry,
     stream: StreamId,
-    readers: Vec<UplinkId>,
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     signs: Arc<dyn VitalSigns>,
@@ -62,18 +72,16 @@ pub struct Reporter {
 
 impl Reporter {
     /// - `stream`: takes the events
-    /// - `readers`: the uplinks that read it
     #[must_use]
     pub fn new(
         options: Options,
         stream: StreamId,
-        readers: Vec<UplinkId>,
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
         signs: Arc<dyn VitalSigns>,
     ) -> Reporter {
         let rules = Telemetry::new(options);
-        Reporter { rules, stream, readers, store, clock, signs, cause: StopCause::default() }
+        Reporter { rules, stream, store, clock, signs, cause: StopCause::default() }
     }
 
     /// Where to say what stops the node.
@@ -105,7 +113,12 @@ impl Reporter {
     /// One look, and what comes of it; the position of the last event that became durable.
     async fn turn(&mut self) -> Option<Position> {
         let now = self.clock.monotonic();
-        let due = self.rules.look(now, &self.signs.links());
+        let links = self.links();
+        if links.is_empty() {
+            // Nobody would hear it.
+            return None;
+        }
+        let due = self.rules.look(now, &links);
         let vitals = due.vitals.then(|| self.signs.vitals());
         let entries = due.ledger.map(|(after, max)| self.store.ledger_after(after, max));
         let batch = self.rules.gather(now, self.clock.now(), vitals, entries.unwrap_or_default())?;
@@ -117,6 +130,15 @@ impl Reporter {
         let settled = outcome.as_ref().map(drop).map_err(CommitError::class);
         self.rules.settled(self.clock.monotonic(), settled);
         outcome.ok()?.positions.last().copied()
+    }
+
+    /// The links of whoever reads the stream by now.
+    fn links(&mut self) -> Vec<Link> {
+        let readers = self.signs.readers();
+        if !readers.iter().map(|reader| &reader.uplink).eq(self.rules.uplinks()) {
+            self.rules.set_uplinks(readers.iter().map(|reader| reader.uplink.clone()).collect());
+        }
+        readers.into_iter().map(|reader| reader.link).collect()
     }
 
     async fn commit(&self, batch: Batch) -> Result<Committed, CommitError> {
@@ -134,9 +156,8 @@ impl Reporter {
     }
 
     async fn sent(&self, last: Position) {
-        let links = self.signs.links();
-        for (uplink, _) in self.readers.iter().zip(links).filter(|(_, link)| link.up) {
-            let consumer = Consumer { stream: self.stream, uplink: *uplink };
+        for reader in self.signs.readers().into_iter().filter(|reader| reader.link.up) {
+            let consumer = Consumer { stream: self.stream, uplink: reader.id };
             while self.store.backlog(consumer).acked < last {
                 sleep(LAST_WORD_LOOK).await;
             }
@@ -170,8 +191,9 @@ mod tests {
     struct OneLink;
 
     impl VitalSigns for OneLink {
-        fn links(&self) -> Vec<Link> {
-            vec![Link { up: true, connections: 1, ..Link::default() }]
+        fn readers(&self) -> Vec<Reader> {
+            let link = Link { up: true, connections: 1, ..Link::default() };
+            vec![Reader { id: UplinkId(0), uplink: Text::from_static("up-0"), link }]
         }
 
         fn vitals(&self) -> Vitals {
@@ -195,11 +217,9 @@ mod tests {
             quarantined_files: 0,
         };
         let clock = Arc::new(TokioClock(tokio::time::Instant::now()));
-        let readers = vec![UplinkId(0)];
         let reporter = Reporter::new(
             options,
             StreamId(1),
-            readers,
             Arc::clone(&store) as Arc<dyn Store>,
             clock,
             Arc::new(OneLink),

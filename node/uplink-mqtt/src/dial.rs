@@ -47,7 +47,10 @@ pub(crate) async fn dial(shared: &Shared, address: &Address) -> Result<Dialed, D
     let tcp = connect(address).await?;
     let mut stream = match &options.tls {
         None => Stream::Tcp(tcp),
-        Some(tls) => Stream::Tls(Box::new(secure(tcp, &address.host, tls, None, &[]).await?)),
+        Some(tls) => {
+            let time = options.certificate_time.as_ref();
+            Stream::Tls(Box::new(secure(tcp, &address.host, tls, time, &[]).await?))
+        }
     };
     let mut buf = BytesMut::with_capacity(1_024);
     let will = shared.wills.next(options, &shared.template, &shared.guard);

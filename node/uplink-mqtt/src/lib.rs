@@ -30,6 +30,6 @@ mod uplink;
 mod will;
 
 pub use counters::{Counters, Counts};
-pub use eventmesh_edge_uplink_net::{Address, Credentials, Secret, TlsIdentity, TlsOptions};
+pub use eventmesh_edge_uplink_net::{Address, CertificateTime, Credentials, Secret, TlsIdentity, TlsOptions};
 pub use options::{Mode, Options, OptionsError, Subscription};
 pub use uplink::MqttUplink;

@@ -5,7 +5,8 @@ use eventmesh_edge_core::Text;
 use eventmesh_edge_core::event::Qos;
 use eventmesh_edge_core::telemetry::Testament;
 use eventmesh_edge_core::topic::TopicFilter;
-use eventmesh_edge_uplink_net::{Address, Credentials, TlsOptions};
+use eventmesh_edge_uplink_net::{Address, CertificateTime, Credentials, TlsOptions};
+use std::fmt;
 use std::time::Duration;
 
 /// CloudEvents content mode of what goes up (MQTT binding 1.0 section 3).
@@ -40,7 +41,7 @@ impl Subscription {
 }
 
 /// An uplink's options.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone)]
 pub struct Options {
     /// The node's name: part of its sources, and the mark by which its own messages are known when they come back.
     pub node: Text,
@@ -52,6 +53,8 @@ pub struct Options {
     pub credentials: Option<Credentials>,
     /// TLS, if it is used.
     pub tls: Option<TlsOptions>,
+    /// What certificates are checked against; `None`: the machine's clock.
+    pub certificate_time: Option<CertificateTime>,
     /// A dead link is noticed within twice this time; zero switches that off. Whole seconds, at most 65,535.
     pub keep_alive: Duration,
     /// Content mode.
@@ -75,6 +78,21 @@ pub struct Options {
     pub testament: Option<Testament>,
 }
 
+impl fmt::Debug for Options {
+    /// What tells one from another; a function has nothing to show.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Options { node, addresses, client_id, tls, mode, topic, .. } = self;
+        f.debug_struct("Options")
+            .field("node", node)
+            .field("addresses", addresses)
+            .field("client_id", client_id)
+            .field("tls", tls)
+            .field("mode", mode)
+            .field("topic", topic)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Options {
     /// Defaults: client id `<node>-uplink`, binary mode, the event's own topic, keep-alive 30 s, a session of one day, no subscription.
     #[must_use]
@@ -86,6 +104,7 @@ impl Options {
             addresses,
             credentials: None,
             tls: None,
+            certificate_time: None,
             keep_alive: Duration::from_secs(30),
             mode: Mode::Binary,
             topic: "{topic}".to_owned(),

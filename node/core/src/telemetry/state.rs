@@ -139,6 +139,25 @@ impl Telemetry {
         }
     }
 
+    /// Other uplinks from now on; what is known of those that stay is kept.
+    pub fn set_uplinks(&mut self, uplinks: Vec<Text>) {
+        let before = std::mem::take(&mut self.watches);
+        let of = |name: &Text| self.options.uplinks.iter().position(|known| known == name);
+        let watch = |name| of(name).and_then(|idx| before.get(idx)).cloned().unwrap_or_default();
+        self.watches = uplinks.iter().map(watch).collect();
+        self.options.uplinks = uplinks;
+        // The commit under way tells of links by their old places: they are told again.
+        if let Some(pending) = &mut self.pending {
+            pending.links.clear();
+        }
+    }
+
+    /// The uplinks whose links are looked at.
+    #[must_use]
+    pub fn uplinks(&self) -> &[Text] {
+        &self.options.uplinks
+    }
+
     /// Takes the links as they are and says what is wanted for the next batch.
     pub fn look(&mut self, now: Duration, links: &[Link]) -> Due {
         let was_up = self.is_up();

@@ -356,3 +356,20 @@ proptest! {
         prop_assert_eq!(told, wanted);
     }
 }
+
+#[test]
+fn other_uplinks_keep_what_is_known_of_those_that_stay() {
+    let mut rules =
+        Telemetry::new(Options { uplinks: ["a", "b"].map(Text::from_static).to_vec(), ..options() });
+    let up = Link { up: true, connections: 1, ..Link::default() };
+    rules.look(Duration::ZERO, &[up.clone(), up.clone()]);
+    assert!(rules.gather(Duration::ZERO, Timestamp(0), None, Vec::new()).is_some());
+    rules.settled(Duration::ZERO, Ok(()));
+    rules.set_uplinks(["c", "b"].map(Text::from_static).to_vec());
+    rules.look(Duration::from_secs(60), &[up.clone(), up]);
+    let batch = rules.gather(Duration::from_secs(60), Timestamp(0), None, Vec::new()).unwrap();
+    // That b is up has been told; that c is has not.
+    let told: Vec<String> =
+        batch.events.iter().map(|event| String::from_utf8_lossy(&event.payload).into_owned()).collect();
+    assert!(told.len() == 1 && told[0].contains("\"c\""), "{told:?}");
+}

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use eventmesh_edge_admin::{EventsPage, StoreSource, StoredRecord};
 use eventmesh_edge_core::event::{Position, StoredEvent, record};
-use eventmesh_edge_core::route::Router;
+use eventmesh_edge_runtime::routes::LiveRouter;
 use eventmesh_edge_store::JournalStore;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ const PAGE_BYTES: usize = 1 << 20;
 pub(super) struct Desk {
     pub(super) store: Arc<JournalStore>,
     pub(super) dir: PathBuf,
-    pub(super) router: Router,
+    pub(super) routes: Arc<LiveRouter>,
 }
 
 impl StoreSource for Desk {
@@ -43,7 +43,7 @@ impl Desk {
         StoredRecord {
             position: stored.position.0,
             stored_bytes: stored.stored_bytes,
-            kind: self.router.kind_for(&stored.event.topic, stored.event.via).to_string(),
+            kind: self.routes.kind_for(&stored.event.topic, stored.event.via).to_string(),
             body: STANDARD.encode(body),
         }
     }

@@ -1,10 +1,11 @@
 //! Listeners from their sections, and the one client table behind all of them.
 
+use super::live::Changes;
 use super::observe::ListenerView;
 use super::stage::{Stage, StopSignal};
 use anyhow::Context;
 use bytes::Bytes;
-use eventmesh_edge_config::{Auth, Config, Listener, ListenerKind, ListenerWhenFull};
+use eventmesh_edge_config::{Auth, Config, Listener, ListenerKind, ListenerWhenFull, RedirectWhen};
 use eventmesh_edge_core::Text;
 use eventmesh_edge_core::event::Position;
 use eventmesh_edge_core::ports::clock::Clock;
@@ -99,10 +100,10 @@ impl Listeners {
         mqtt.collect()
     }
 
-    pub(super) fn spawn(self, stage: &mut Stage) {
+    pub(super) fn spawn(self, stage: &mut Stage, changes: Changes) {
         let reloads: Vec<Reload> =
             self.bound.iter().map(|bound| Box::new(bound.listener.reload()) as Reload).collect();
-        stage.spawn(|stop| reload_at_sighup(reloads.into(), stop));
+        stage.spawn(|stop| reload_at_sighup(reloads.into(), changes, stop));
         #[cfg(feature = "coap")]
         self.coap.spawn(stage);
         for Bound { listener, .. } in self.bound {
@@ -130,8 +131,9 @@ fn refuse_what_is_left_out(config: &Config) -> anyhow::Result<()> {
 /// Reads one listener's certificate and password file again.
 type Reload = Box<dyn Fn() + Send + Sync>;
 
-/// SIGHUP: certificates and password files are read again now. (Changed ones are noticed by themselves, seconds later.)
-async fn reload_at_sighup(reloads: Arc<[Reload]>, stop: StopSignal) {
+/// SIGHUP: certificates and password files are read again now (changed ones are noticed by themselves, seconds later), and
+/// so is the configuration.
+async fn reload_at_sighup(reloads: Arc<[Reload]>, changes: Changes, stop: StopSignal) {
     let mut hangups = match signal(SignalKind::hangup()) {
         Ok(hangups) => hangups,
         Err(error) => {
@@ -147,6 +149,7 @@ async fn reload_at_sighup(reloads: Arc<[Reload]>, stop: StopSignal) {
             if let Err(error) = read.await {
                 error!(%error, "reading them again did not end well");
             }
+            changes.hang_up().await;
         }
     };
     tokio::select! {
@@ -160,6 +163,7 @@ fn session_options(config: &Config) -> SessionOptions {
         node: Text::from(config.node.name.to_string()),
         sessions_max: config.session.sessions_max as usize,
         expiry_max_secs: u32::try_from(config.session.expiry_max.as_secs()).unwrap_or(u32::MAX),
+        client_events: config.telemetry.client_events,
         anonymous_apart: config.listeners.iter().any(|listener| listener.auth != Auth::Anonymous),
         // A session that was kept does not say which listener it came by: the first one's bounds are as good as any.
         queue: config.listeners.first().map_or(SessionOptions::default().queue, queue),
@@ -224,6 +228,8 @@ fn options(listener: &Listener, stop_timeout: Duration) -> ListenerOptions {
             anonymous: listener.auth == Auth::Anonymous,
             subscriptions_max: listener.subscriptions_max as usize,
             queue: queue(listener),
+            redirect_to: listener.redirect_to.clone().map(Text::from),
+            redirect_all: listener.redirect_when == RedirectWhen::Always,
             ..Limits::default()
         },
         ..ListenerOptions::new(listener.bind)

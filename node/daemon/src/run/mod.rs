@@ -5,6 +5,7 @@ mod coap;
 mod desk;
 mod floor;
 mod listeners;
+mod live;
 mod node;
 mod observe;
 mod signals;
@@ -21,6 +22,7 @@ use crate::exit::Failure;
 use crate::{cli, log, panics, system};
 use anyhow::Context;
 use eventmesh_edge_config::{Config, Overrides, ProcessEnvironment};
+use live::Source;
 use node::Node;
 use signals::Signals;
 use tokio::runtime::Runtime;
@@ -35,7 +37,8 @@ pub(crate) fn run(args: &cli::Run) -> Result<(), Failure> {
     panics::install();
     announce(args, &config);
     let runtime = runtime().context("start tokio").map_err(Failure::CannotStart)?;
-    let outcome = runtime.block_on(until_stopped(config));
+    let source = Source { file: args.config.clone(), overrides };
+    let outcome = runtime.block_on(until_stopped(config, source));
     // What still blocks by now (a name lookup, a password check) answers nobody any more.
     runtime.shutdown_background();
     outcome
@@ -71,9 +74,9 @@ fn runtime() -> std::io::Result<Runtime> {
 }
 
 /// Builds, runs, and stops in order at the first signal, at once at the second.
-async fn until_stopped(config: Config) -> Result<(), Failure> {
+async fn until_stopped(config: Config, source: Source) -> Result<(), Failure> {
     let mut signals = Signals::catch().context("catch signals").map_err(Failure::CannotStart)?;
-    let mut node = Node::build(config).map_err(Failure::CannotStart)?.start();
+    let mut node = Node::build(config, source).map_err(Failure::CannotStart)?.start();
     system::notify("READY=1");
     let (cause, failed) = tokio::select! {
         signal = signals.next() => { info!(signal, "stopping"); (signal, None) }

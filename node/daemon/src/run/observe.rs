@@ -5,17 +5,17 @@ use eventmesh_edge_admin::{
     BacklogStatus, IngressStatus, ListenerStatus, LossStatus, NodeStatus, SessionStatus, Status,
     StatusSource, StoreStatus, StreamStatus, UplinkState, UplinkStatus,
 };
-use eventmesh_edge_config::{Auth, Config, Listener, Stream};
+use eventmesh_edge_config::{Auth, Config, Listener, Slots, Stream, Uplink};
 use eventmesh_edge_core::event::Timestamp;
 use eventmesh_edge_core::ports::clock::Clock;
-use eventmesh_edge_core::ports::store::{Consumer, LedgerLine, Store, StreamId, UplinkId};
+use eventmesh_edge_core::ports::store::{Consumer, LedgerLine, Store, UplinkId};
 use eventmesh_edge_ingress_mqtt::Stats;
 use eventmesh_edge_runtime::forward::{Handle, LinkState};
 use eventmesh_edge_runtime::hub::NodeHub;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 /// A running listener: how it was configured, where it really is, who is there.
@@ -27,21 +27,34 @@ pub(super) struct ListenerView {
 
 /// The whole node, seen from outside.
 pub(super) struct Observer {
-    pub(super) config: Config,
+    pub(super) current: RwLock<Arc<Current>>,
     pub(super) store: Arc<dyn Store>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) hub: Arc<NodeHub>,
     pub(super) started: Duration,
     pub(super) listeners: Vec<ListenerView>,
     pub(super) ingress: Arc<Stats>,
-    pub(super) uplinks: Vec<UplinkView>,
     pub(super) phase: Phase,
 }
 
+/// What may change while the node runs.
+#[derive(Clone)]
+pub(super) struct Current {
+    pub(super) config: Config,
+    pub(super) slots: Slots,
+    /// Those of the configuration in its order, then those that are being drained.
+    pub(super) uplinks: Vec<UplinkView>,
+    /// Consumers that get what waits for them, and nothing more.
+    pub(super) draining: Vec<Consumer>,
+}
+
 /// A running uplink: how it moves, and what its adapter counts by itself.
+#[derive(Clone)]
 pub(super) struct UplinkView {
+    pub(super) config: Uplink,
+    pub(super) id: UplinkId,
     pub(super) handle: Handle,
-    pub(super) figures: AdapterFigures,
+    pub(super) figures: Arc<AdapterFigures>,
 }
 
 /// Where the node is in its life.
@@ -71,22 +84,18 @@ impl Phase {
 
 impl StatusSource for Observer {
     fn status(&self) -> Status {
-        let ledger = self.store.ledger();
+        let (ledger, current) = (self.store.ledger(), self.current());
+        let config = &current.config;
         Status {
-            node: self.node(),
+            node: self.node(config),
             listeners: self.listeners.iter().map(listener).collect(),
-            streams: self.config.streams.iter().enumerate().map(|(index, s)| self.stream(index, s)).collect(),
-            uplinks: self
-                .uplinks
-                .iter()
-                .enumerate()
-                .map(|(index, h)| self.uplink(index, h, &ledger))
-                .collect(),
-            store: self.store(),
+            streams: config.streams.iter().map(|stream| self.stream(&current, stream)).collect(),
+            uplinks: current.uplinks.iter().map(|view| self.uplink(&current, view, &ledger)).collect(),
+            store: self.store(config),
             sessions: self.sessions(),
             ingress: vec![ingress(&self.ingress)],
-            losses: ledger.iter().map(|line| self.loss(line)).collect(),
-            warnings: self.config.warnings.clone(),
+            losses: ledger.iter().map(|line| loss(&current.slots, line)).collect(),
+            warnings: config.warnings.clone(),
         }
     }
 
@@ -95,16 +104,34 @@ impl StatusSource for Observer {
     }
 }
 
+impl Current {
+    /// The uplinks that read a stream.
+    pub(super) fn readers_of(&self, stream: &str) -> Vec<UplinkId> {
+        let stream = self.config.streams.iter().find(|s| s.name.as_str() == stream);
+        stream.map(|stream| self.config.readers(stream, &self.slots)).unwrap_or_default()
+    }
+}
+
 impl Observer {
-    fn node(&self) -> NodeStatus {
+    /// As it is now.
+    pub(super) fn current(&self) -> Arc<Current> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// As it is from now on.
+    pub(super) fn set_current(&self, current: Current) {
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(current);
+    }
+
+    fn node(&self, config: &Config) -> NodeStatus {
         NodeStatus {
-            name: self.config.node.name.to_string(),
+            name: config.node.name.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_s: seconds(self.clock.monotonic().saturating_sub(self.started)),
             epoch: self.store.stats().epoch,
             log_id: self.store.log_id().to_string(),
-            data_dir: self.config.node.data_dir.display().to_string(),
+            data_dir: config.node.data_dir.display().to_string(),
             stopping: self.phase.not_ready() == Some("stopping"),
         }
     }
@@ -123,7 +150,7 @@ impl Observer {
         }
     }
 
-    fn store(&self) -> StoreStatus {
+    fn store(&self, config: &Config) -> StoreStatus {
         let stats = self.store.stats();
         StoreStatus {
             commits: stats.commits,
@@ -133,36 +160,41 @@ impl Observer {
             journal_segments: stats.journal_segments,
             generations: stats.generations,
             disk_bytes: stats.disk_bytes,
-            disk_max_bytes: self.config.node.disk_max.bytes(),
+            disk_max_bytes: config.node.disk_max.bytes(),
             quarantined: stats.quarantined,
         }
     }
 
-    fn stream(&self, index: usize, stream: &Stream) -> StreamStatus {
-        let named = stream.uplinks.iter().map(|uplink| (id(*uplink), self.uplink_name(*uplink)));
-        let nobody = stream.uplinks.is_empty().then_some((UplinkId::NONE, None));
-        let backlog = |(uplink, name): (UplinkId, Option<String>)| {
-            let consumer = Consumer { stream: StreamId(id(index).0), uplink };
-            let backlog = self.store.backlog(consumer);
+    fn stream(&self, current: &Current, stream: &Stream) -> StreamStatus {
+        let id = current.slots.stream(stream.name.as_str());
+        let named = current.config.readers(stream, &current.slots);
+        let nobody = stream.uplinks.is_empty().then_some(UplinkId::NONE);
+        let leaving = current.draining.iter().filter(|c| Some(c.stream) == id).map(|c| c.uplink);
+        let backlog = |uplink: UplinkId| {
+            let backlog =
+                id.map(|stream| self.store.backlog(Consumer { stream, uplink })).unwrap_or_default();
             let oldest_s = backlog.oldest.and_then(|at| self.age_s(at));
-            BacklogStatus { uplink: name, events: backlog.events, bytes: backlog.bytes, oldest_s }
+            let uplink = current.slots.uplink_name(uplink).map(str::to_owned);
+            BacklogStatus { uplink, events: backlog.events, bytes: backlog.bytes, oldest_s }
         };
         StreamStatus {
             name: stream.name.to_string(),
             class: stream.class.as_str().to_owned(),
             when_full: stream.when_full.as_str().to_owned(),
             max_bytes: stream.max_bytes.bytes(),
-            backlogs: named.chain(nobody).map(backlog).collect(),
+            backlogs: named.into_iter().chain(nobody).chain(leaving).map(backlog).collect(),
         }
     }
 
-    fn uplink(&self, index: usize, view: &UplinkView, ledger: &[LedgerLine]) -> UplinkStatus {
+    fn uplink(&self, current: &Current, view: &UplinkView, ledger: &[LedgerLine]) -> UplinkStatus {
         let live = view.handle.status();
-        let config = self.config.uplinks.get(index);
-        let configured = config.and_then(|u| u.address(live.address_index));
+        let config = &view.config;
+        let configured = config.address(live.address_index);
+        let stays = current.config.uplinks.iter().any(|uplink| uplink.name == config.name);
         UplinkStatus {
             name: live.name.to_string(),
-            kind: config.map(|u| u.kind.as_str().to_owned()).unwrap_or_default(),
+            kind: config.kind.as_str().to_owned(),
+            draining: !stays,
             state: state(live.state),
             since_s: seconds(live.since),
             address: live.address.as_ref().map(ToString::to_string).or(configured),
@@ -175,7 +207,7 @@ impl Observer {
             in_flight: figure(live.in_flight.events),
             acked: live.counters.acked,
             last_acked_s: live.last_acked.map(seconds),
-            dropped: dropped(id(index), ledger),
+            dropped: dropped(view.id, ledger),
             cause: live.cause.map(|cause| cause.to_string()),
             connections: live.counters.connections,
             sent: live.counters.sent,
@@ -185,29 +217,25 @@ impl Observer {
             last_refusal: live.last_refusal.map(|words| words.to_string()),
             down_received: live.downward_received,
             down_dropped: live.downward_dropped,
-            adapter: (view.figures)(),
+            adapter: (*view.figures)(),
         }
-    }
-
-    fn loss(&self, line: &LedgerLine) -> LossStatus {
-        let stream = line.consumer.and_then(|c| self.config.streams.get(usize::from(c.stream.0)));
-        LossStatus {
-            stream: stream.map(|s| s.name.to_string()),
-            uplink: line.consumer.and_then(|c| self.uplink_name(usize::from(c.uplink.0))),
-            reason: line.reason.as_str().to_owned(),
-            events: line.events,
-            bytes: line.bytes,
-        }
-    }
-
-    fn uplink_name(&self, index: usize) -> Option<String> {
-        self.config.uplinks.get(index).map(|uplink| uplink.name.to_string())
     }
 
     /// Unknown while the clock is unset, or was when the event came.
     fn age_s(&self, at: Timestamp) -> Option<f64> {
         let now = self.clock.now();
         (at.is_plausible() && now.is_plausible()).then(|| seconds(at.until(now)))
+    }
+}
+
+fn loss(slots: &Slots, line: &LedgerLine) -> LossStatus {
+    let named = |name: Option<&str>| name.map(str::to_owned);
+    LossStatus {
+        stream: line.consumer.and_then(|c| named(slots.stream_name(c.stream))),
+        uplink: line.consumer.and_then(|c| named(slots.uplink_name(c.uplink))),
+        reason: line.reason.as_str().to_owned(),
+        events: line.events,
+        bytes: line.bytes,
     }
 }
 
@@ -267,10 +295,6 @@ fn dropped(uplink: UplinkId, ledger: &[LedgerLine]) -> BTreeMap<String, u64> {
         *dropped.entry(line.reason.as_str().to_owned()).or_default() += line.events;
     }
     dropped
-}
-
-fn id(index: usize) -> UplinkId {
-    UplinkId(u16::try_from(index).unwrap_or(u16::MAX))
 }
 
 fn figure(n: usize) -> u64 {

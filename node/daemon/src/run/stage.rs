@@ -10,12 +10,21 @@ use tracing::{error, warn};
 /// Resolves when its stage is to stop.
 pub(super) type StopSignal = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
+/// How a task ended that nobody stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// By itself: the node cannot do without it.
+    Unasked,
+    /// Its work was taken away from it.
+    Retired,
+}
+
 /// Some tasks and their common stop signal.
 #[derive(Debug)]
 pub(super) struct Stage {
     name: &'static str,
     stop: watch::Sender<bool>,
-    tasks: JoinSet<()>,
+    tasks: JoinSet<Ending>,
 }
 
 impl Stage {
@@ -28,6 +37,20 @@ impl Stage {
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        self.spawn_retirable(|stop| {
+            let task = task(stop);
+            async move {
+                task.await;
+                Ending::Unasked
+            }
+        });
+    }
+
+    /// The same of one that may be taken away while the others go on.
+    pub(super) fn spawn_retirable<F>(&mut self, task: impl FnOnce(StopSignal) -> F)
+    where
+        F: Future<Output = Ending> + Send + 'static,
+    {
         let mut stopped = self.stop.subscribe();
         let signal = async move {
             // An error means that the stage itself is gone: then everything is to stop.
@@ -38,12 +61,15 @@ impl Stage {
 
     /// Resolves when a task ends although nobody asked it to: the node cannot do without any of them.
     pub(super) async fn failed(&mut self) -> &'static str {
-        match self.tasks.join_next().await {
-            Some(outcome) => {
-                report(self.name, outcome.err());
-                self.name
+        loop {
+            match self.tasks.join_next().await {
+                Some(Ok(Ending::Retired)) => {}
+                Some(outcome) => {
+                    report(self.name, outcome.err());
+                    return self.name;
+                }
+                None => std::future::pending().await,
             }
-            None => std::future::pending().await,
         }
     }
 
@@ -128,6 +154,9 @@ mod tests {
         let mut stage = Stage::new("test");
         stage.spawn(|_stop| async { panic!("on purpose") });
         assert_eq!(stage.failed().await, "test");
+        stage.spawn(|_stop| async {});
+        assert_eq!(stage.failed().await, "test");
+        stage.spawn_retirable(|_stop| async { Ending::Retired });
         stage.spawn(|_stop| async {});
         assert_eq!(stage.failed().await, "test");
     }

@@ -1,23 +1,23 @@
 //! The node's own events: from the configuration, and from what the admin API sees.
 
-use super::observe::Observer;
+use super::observe::{Observer, UplinkView};
 use super::store;
 use crate::system;
 use eventmesh_edge_admin::{LossStatus, StatusSource, UplinkState, UplinkStatus};
 use eventmesh_edge_config::NODE_STREAM;
 use eventmesh_edge_core::Text;
-use eventmesh_edge_core::ports::store::{LossReason, StreamId, UplinkId};
+use eventmesh_edge_core::ports::store::LossReason;
 use eventmesh_edge_core::telemetry::{Link, LossTotal, Options, UplinkVitals, Vitals};
 use eventmesh_edge_runtime::forward::LinkState;
-use eventmesh_edge_runtime::telemetry::{Reporter, VitalSigns};
+use eventmesh_edge_runtime::telemetry::{Reader, Reporter, VitalSigns};
 use std::sync::Arc;
 
 /// Who tells them; `None` if nobody would hear them.
 pub(super) fn reporter(observer: &Arc<Observer>, opened: &store::Store) -> Option<Reporter> {
-    let config = &observer.config;
-    let stream = config.streams.iter().position(|stream| stream.name.as_str() == NODE_STREAM)?;
-    let readers: Vec<usize> = config.streams.get(stream)?.uplinks.clone();
-    let names = readers.iter().filter_map(|uplink| config.uplinks.get(*uplink));
+    let current = observer.current();
+    let config = &current.config;
+    let stream = current.slots.stream(NODE_STREAM)?;
+    let signs = Arc::new(Signs(Arc::clone(observer)));
     let options = Options {
         node: Text::from(config.node.name.to_string()),
         log: opened.port.log_id(),
@@ -25,39 +25,36 @@ pub(super) fn reporter(observer: &Arc<Observer>, opened: &store::Store) -> Optio
         version: Text::from_static(env!("CARGO_PKG_VERSION")),
         heartbeat: config.telemetry.heartbeat,
         stream: Text::from_static(NODE_STREAM),
-        uplinks: names.map(|uplink| Text::from(uplink.name.to_string())).collect(),
+        uplinks: signs.readers().into_iter().map(|reader| reader.uplink).collect(),
         previous_stop: opened.previous_stop,
         cut_bytes: opened.cut_bytes,
         quarantined_files: opened.quarantined_files,
     };
-    let ids = readers.iter().filter_map(|uplink| u16::try_from(*uplink).ok()).map(UplinkId).collect();
-    let signs = Arc::new(Signs { observer: Arc::clone(observer), readers });
-    let stream = StreamId(u16::try_from(stream).ok()?);
     let (store, clock) = (Arc::clone(&opened.port), Arc::clone(&observer.clock));
-    Some(Reporter::new(options, stream, ids, store, clock, signs))
+    Some(Reporter::new(options, stream, store, clock, signs))
 }
 
-struct Signs {
-    observer: Arc<Observer>,
-    readers: Vec<usize>,
-}
+struct Signs(Arc<Observer>);
 
 impl VitalSigns for Signs {
-    fn links(&self) -> Vec<Link> {
-        let link = |uplink: &usize| {
-            let live = self.observer.uplinks.get(*uplink).map(|view| view.handle.status());
-            live.map_or_else(Link::default, |live| Link {
+    fn readers(&self) -> Vec<Reader> {
+        let current = self.0.current();
+        let reader = |view: &UplinkView| {
+            let live = view.handle.status();
+            let link = Link {
                 up: live.state == LinkState::Up,
                 connections: live.counters.connections,
                 address: live.address,
                 cause: live.cause,
-            })
+            };
+            Reader { id: view.id, uplink: live.name, link }
         };
-        self.readers.iter().map(link).collect()
+        let reads = current.readers_of(NODE_STREAM);
+        current.uplinks.iter().filter(|view| reads.contains(&view.id)).map(reader).collect()
     }
 
     fn vitals(&self) -> Vitals {
-        let status = self.observer.status();
+        let status = self.0.status();
         let most = status.uplinks.iter().max_by_key(|uplink| uplink.backlog_bytes);
         let oldest_s = status.uplinks.iter().filter_map(|uplink| uplink.oldest_s).fold(None, longest);
         Vitals {

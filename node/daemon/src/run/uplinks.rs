@@ -1,16 +1,19 @@
 //! Uplinks from their sections.
 
+use super::observe::UplinkView;
 use anyhow::Context;
-use eventmesh_edge_config::{Config, Endpoint, Mode, NODE_STREAM, Password, Uplink, UplinkKind, UplinkTls};
+use eventmesh_edge_config::{
+    Config, Endpoint, Mode, NODE_STREAM, Password, Slots, Uplink, UplinkKind, UplinkTls,
+};
 use eventmesh_edge_core::Text;
 use eventmesh_edge_core::ports::clock::Clock;
-use eventmesh_edge_core::ports::store::{Store, StreamId, UplinkId};
+use eventmesh_edge_core::ports::store::{Store, UplinkId};
 use eventmesh_edge_core::ports::uplink::Uplink as UplinkPort;
-use eventmesh_edge_core::route::Router;
 use eventmesh_edge_core::telemetry::Testament;
 use eventmesh_edge_runtime::floor::TimeFloor;
 use eventmesh_edge_runtime::forward::{Forward, KindOf, Options, Stream};
 use eventmesh_edge_runtime::hub::NodeHub;
+use eventmesh_edge_runtime::routes::LiveRouter;
 use eventmesh_edge_uplink_mqtt::{self as mqtt, MqttUplink};
 use eventmesh_edge_uplink_net as net;
 use std::collections::BTreeMap;
@@ -23,17 +26,14 @@ const MQTT_PORT: u16 = 1883;
 const MQTT_TLS_PORT: u16 = 8883;
 
 /// What every forwarder needs.
-pub(super) struct Parts<'a> {
-    pub(super) store: &'a Arc<dyn Store>,
-    pub(super) clock: &'a Arc<dyn Clock>,
-    pub(super) hub: &'a Arc<NodeHub>,
-    pub(super) router: Router,
+#[derive(Clone)]
+pub(super) struct Parts {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) hub: Arc<NodeHub>,
+    pub(super) routes: Arc<LiveRouter>,
     /// What certificates are checked against.
-    #[cfg_attr(
-        not(any(feature = "http", feature = "eventmesh")),
-        expect(dead_code, reason = "MQTT over TLS asks the machine's clock")
-    )]
-    pub(super) floor: &'a Arc<TimeFloor>,
+    pub(super) floor: Arc<TimeFloor>,
 }
 
 /// What an adapter counts by itself, by its names, for `status`.
@@ -42,48 +42,64 @@ pub(super) type AdapterFigures = Box<dyn Fn() -> BTreeMap<String, u64> + Send + 
 /// An uplink, ready to run.
 pub(super) struct Built {
     pub(super) forward: Forward,
-    pub(super) figures: AdapterFigures,
+    pub(super) view: UplinkView,
 }
+
+/// What is connected to an upstream, and what it counts.
+pub(super) type Adapter = (Box<dyn UplinkPort>, AdapterFigures);
 
 /// One forwarder per `[[uplink]]`, ready to run.
-pub(super) fn build(config: &Config, parts: &Parts<'_>) -> anyhow::Result<Vec<Built>> {
-    let router = parts.router.clone();
-    let kind: KindOf = Arc::new(move |_, stored| router.kind_for(&stored.event.topic, stored.event.via));
-    let one = |(index, uplink): (usize, &Uplink)| {
-        one(config, index, uplink, parts, Arc::clone(&kind))
-            .with_context(|| format!("uplink \"{}\"", uplink.name))
+pub(super) fn build(config: &Config, slots: &Slots, parts: &Parts) -> anyhow::Result<Vec<Built>> {
+    let one = |uplink: &Uplink| {
+        let built = adapter(config, uplink, parts);
+        let built = built.and_then(|adapter| forward(config, slots, uplink, parts, adapter));
+        built.with_context(|| format!("uplink \"{}\"", uplink.name))
     };
-    config.uplinks.iter().enumerate().map(one).collect()
+    config.uplinks.iter().map(one).collect()
 }
 
-fn one(
+/// The forwarder of one uplink, from where its cursors stand now.
+pub(super) fn forward(
     config: &Config,
-    index: usize,
+    slots: &Slots,
     uplink: &Uplink,
-    parts: &Parts<'_>,
-    kind: KindOf,
+    parts: &Parts,
+    (adapter, figures): Adapter,
 ) -> anyhow::Result<Built> {
-    let id = UplinkId(u16::try_from(index)?);
+    let id = slots.uplink(uplink.name.as_str()).context("an uplink without a number")?;
     // The log id was drawn at random, so a fleet that lost its upstream at once does not come back at once.
     let seed = u64::from(parts.store.log_id().0) << 16 | u64::from(id.0);
-    let options = options(config, uplink, id, seed, kind);
-    let (adapter, figures) = adapter(config, uplink, parts)?;
+    let routes = Arc::clone(&parts.routes);
+    let kind: KindOf = Arc::new(move |_, stored| routes.kind_for(&stored.event.topic, stored.event.via));
+    let options = options(config, slots, uplink, id, seed, kind);
     let downward = parts.hub.downward(uplink.name.as_str());
-    let forward = Forward::new(options, Arc::clone(parts.store), adapter, Arc::clone(parts.clock), downward)?;
-    Ok(Built { forward, figures })
+    let (store, clock) = (Arc::clone(&parts.store), Arc::clone(&parts.clock));
+    let forward = Forward::new(options, store, adapter, clock, downward)?;
+    let view =
+        UplinkView { config: uplink.clone(), id, handle: forward.handle(), figures: Arc::new(figures) };
+    Ok(Built { forward, view })
 }
 
-fn options(config: &Config, uplink: &Uplink, id: UplinkId, seed: u64, kind: KindOf) -> Options {
-    let reads = config.streams.iter().enumerate().filter(|(_, s)| s.uplinks.contains(&usize::from(id.0)));
-    let stream = |(index, stream): (usize, &eventmesh_edge_config::Stream)| Stream {
-        id: StreamId(u16::try_from(index).unwrap_or(u16::MAX)),
-        name: Text::from(stream.name.to_string()),
-        max_age: stream.max_age,
-        weight: 1,
+fn options(
+    config: &Config,
+    slots: &Slots,
+    uplink: &Uplink,
+    id: UplinkId,
+    seed: u64,
+    kind: KindOf,
+) -> Options {
+    let reads = config.streams.iter().filter(|stream| config.readers(stream, slots).contains(&id));
+    let stream = |stream: &eventmesh_edge_config::Stream| {
+        Some(Stream {
+            id: slots.stream(stream.name.as_str())?,
+            name: Text::from(stream.name.to_string()),
+            max_age: stream.max_age,
+            weight: 1,
+        })
     };
     Options {
         rules: uplink.forward_options(id, seed),
-        streams: reads.map(stream).collect(),
+        streams: reads.filter_map(stream).collect(),
         downward_max: usize::from(DOWNWARD_MAX),
         stop_limit: config.node.stop_timeout.mul_f64(UPLINKS_OF_STOP),
         ..Options::new(Text::from(uplink.name.to_string()), id, kind)
@@ -98,25 +114,25 @@ pub(super) const DOWNWARD_MAX: u16 = 128;
 /// Part of the time for a graceful stop that the uplinks get.
 const UPLINKS_OF_STOP: f64 = 0.5;
 
-fn adapter(
-    config: &Config,
-    uplink: &Uplink,
-    parts: &Parts<'_>,
-) -> anyhow::Result<(Box<dyn UplinkPort>, AdapterFigures)> {
+/// The adapter of one uplink, not connected yet. Its errors leave everything as it is.
+pub(super) fn adapter(config: &Config, uplink: &Uplink, parts: &Parts) -> anyhow::Result<Adapter> {
     match uplink.kind {
         UplinkKind::Mqtt => {
-            let testament = testament(config, uplink, parts.store);
-            let options = mqtt::Options { testament, ..mqtt_options(config, uplink)? };
+            let testament = testament(config, uplink, &parts.store);
+            let floor = Arc::clone(&parts.floor);
+            let time: net::CertificateTime = Arc::new(move || floor.now());
+            let options =
+                mqtt::Options { testament, certificate_time: Some(time), ..mqtt_options(config, uplink)? };
             let adapter = MqttUplink::new(options)?;
             let counters = adapter.counters();
             Ok((Box::new(adapter), Box::new(move || mqtt_figures(counters.read()))))
         }
         #[cfg(feature = "http")]
-        UplinkKind::Http => super::uplink_http::adapter(uplink, parts.floor),
+        UplinkKind::Http => super::uplink_http::adapter(uplink, &parts.floor),
         #[cfg(not(feature = "http"))]
         UplinkKind::Http => anyhow::bail!("this program was built without kind = \"http\" (feature `http`)"),
         #[cfg(feature = "eventmesh")]
-        UplinkKind::EventMesh => super::uplink_eventmesh::adapter(config, uplink, parts.floor),
+        UplinkKind::EventMesh => super::uplink_eventmesh::adapter(config, uplink, &parts.floor),
         #[cfg(not(feature = "eventmesh"))]
         UplinkKind::EventMesh => {
             anyhow::bail!("this program was built without kind = \"eventmesh\" (feature `eventmesh`)")
@@ -224,7 +240,8 @@ mod tests {
         let config = config.unwrap();
         let uplink = config.uplinks.first().unwrap();
         let told = mqtt_options(&config, uplink).unwrap().unconfirmed_max;
-        let taken = options(&config, uplink, UplinkId(0), 1, Arc::new(|_, _| Text::new())).downward_max;
+        let kind: KindOf = Arc::new(|_, _| Text::new());
+        let taken = options(&config, &Slots::of(&config), uplink, UplinkId(0), 1, kind).downward_max;
         assert_eq!(usize::from(told), taken);
     }
 }

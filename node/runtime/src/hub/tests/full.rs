@@ -260,3 +260,20 @@ async fn state_alone_does_not_overtake_what_the_store_is_about_to_refuse() {
     assert!(bench.answer("first").is_ok() && bench.answer("second").is_ok());
     assert_eq!(bench.store.get(Table::Session, b"client").unwrap().unwrap(), "second");
 }
+
+#[tokio::test(start_paused = true)]
+async fn another_router_takes_what_waits_and_what_comes_and_nothing_that_is_committed() {
+    let mut bench = Bench::new();
+    let name = fill(&mut bench).await;
+    let before = read_all(&*bench.store, consumer(0, 0), Position::ZERO).len();
+    let everything = Route { topics: vec![filter("t/#")], stream: ALARMS, kind: None };
+    bench.hub.reroute(Router::new(vec![everything], None).unwrap());
+    bench.turn().await;
+    assert!(bench.answer(&name).is_ok());
+    bench.publish("t/1", "later");
+    bench.turn().await;
+    let alarms = texts(&read_all(&*bench.store, consumer(1, 0), Position::ZERO));
+    assert_eq!(alarms.len(), 2, "{alarms:?}");
+    assert!(alarms[0].starts_with(&name) && alarms[1] == "later", "{alarms:?}");
+    assert_eq!(read_all(&*bench.store, consumer(0, 0), Position::ZERO).len(), before);
+}
