@@ -31,7 +31,7 @@ impl Failed {
 impl Sessions {
     /// Publishes a will: its event is stored and its row is removed, in one commit (P1). A full stream keeps it waiting
     /// in the hub.
-    pub(crate) fn publish_will(&self, will: Box<PendingWill>, publisher: Option<SubscriberId>) {
+    pub fn publish_will(&self, will: Box<PendingWill>, publisher: Option<SubscriberId>) {
         let submission = will.publish(self.clock.now(), publisher);
         let retry_at = self.clock.monotonic() + RETRY_AFTER;
         let (failed, hub) = (self.failed_wills.clone(), Arc::downgrade(&self.hub));

@@ -49,11 +49,12 @@ impl Machine {
         if step == Step::Sent && ack.reason >= FAILURE {
             return self.refused_by_client(ack.pid);
         }
-        let durable = session.number.zip(position).filter(|_| step == Step::Sent);
+        let durable = session.number.filter(|_| step == Step::Sent);
         let batch = self.batch();
-        if let Some((session, position)) = durable {
+        if let Some(session) = durable {
             batch.state.push(OutboundRecord { released: true, position }.put(session, ack.pid));
-            batch.state.push(StateChange::MailboxRemove { session, position });
+            let remove = |position| StateChange::MailboxRemove { session, position };
+            batch.state.extend(position.map(remove));
         }
         batch.answers.push(Answer::PubRel { pid: ack.pid, known: true });
     }
@@ -63,7 +64,7 @@ impl Machine {
         let Some(session) = self.session.as_mut() else { return };
         let Some(flight) = take(&mut session.flights, |f| f.pid == pid) else { return };
         session.remove_from_mailbox(flight.position);
-        session.forget_outbound(pid, flight.position);
+        session.forget_outbound(&flight);
         self.window_used = self.window_used.saturating_sub(u16::from(flight.on_wire));
     }
 
@@ -71,7 +72,7 @@ impl Machine {
         let Some(session) = self.session.as_mut() else { return };
         let released = |f: &Flight| f.pid == ack.pid && f.step == Step::Released;
         if let Some(flight) = take(&mut session.flights, released) {
-            session.forget_outbound(ack.pid, flight.position);
+            session.forget_outbound(&flight);
             self.window_used = self.window_used.saturating_sub(u16::from(flight.on_wire));
         }
     }
@@ -185,7 +186,7 @@ impl Machine {
         }
         match delivery.qos {
             Qos::AtMostOnce => self.send_qos0(cx, &delivery, out),
-            Qos::ExactlyOnce if position.is_some() => self.start_preparing(position, delivery),
+            Qos::ExactlyOnce if session.number.is_some() => self.start_preparing(position, delivery),
             _ => self.send_new(cx, position, delivery, out),
         }
     }
@@ -245,7 +246,7 @@ impl Machine {
         let Some(number) = session.number.filter(|_| !busy && !self.to_prepare.is_empty()) else { return };
         let pids = std::mem::take(&mut self.to_prepare);
         let record = |pid: &u16| {
-            let position = session.flights.iter().find(|f| f.pid == *pid)?.position?;
+            let position = session.flights.iter().find(|f| f.pid == *pid)?.position;
             Some(OutboundRecord { released: false, position }.put(number, *pid))
         };
         let state = pids.iter().filter_map(record).collect();
@@ -261,6 +262,9 @@ impl Machine {
             flight.step = Step::Sent;
             let position = flight.position;
             let Some(delivery) = flight.delivery.take() else { continue };
+            if position.is_none() {
+                flight.delivery = Some(delivery.clone()); // it cannot be read again
+            }
             let dup = session.was_sent_before(position);
             if let Err(error) = self.write_publish(cx, &delivery, *pid, dup, out) {
                 self.too_large(cx, &delivery, error);
@@ -402,7 +406,8 @@ impl Machine {
                 continue;
             }
             flight.step = Step::Released;
-            if let (Some(number), Some(position)) = (number, flight.position) {
+            if let Some(number) = number {
+                let position = flight.position;
                 lazy.push(OutboundRecord { released: true, position }.put(number, flight.pid));
             }
             encode::ack(&mut out.bytes, AckKind::PubRel, self.version, flight.pid, 0);
@@ -454,9 +459,9 @@ impl Session {
         }
     }
 
-    fn forget_outbound(&mut self, pid: u16, position: Option<Position>) {
-        if let Some(number) = self.number.filter(|_| position.is_some()) {
-            self.lazy.push(records::delete(Table::Outbound, records::pid_key(number, pid)));
+    fn forget_outbound(&mut self, flight: &Flight) {
+        if let Some(number) = self.number.filter(|_| flight.qos == Qos::ExactlyOnce) {
+            self.lazy.push(records::delete(Table::Outbound, records::pid_key(number, flight.pid)));
         }
     }
 
@@ -478,19 +483,22 @@ impl Session {
             if flight.step == Step::Preparing {
                 // Its identifier is on the way to the disk, ahead of whatever the next connection submits.
                 flight.step = Step::Sent;
-                flight.delivery = None;
+                flight.delivery = flight.delivery.take().filter(|_| flight.position.is_none());
             }
         }
     }
 
     /// A flight found in the store at the start.
     pub(crate) fn restore_flight(&mut self, pid: u16, record: OutboundRecord) {
-        let step = if record.released { Step::Released } else { Step::Sent };
+        // One that was in no mailbox cannot be sent again, but its identifier may be taken at the client: PUBREL frees it
+        // there, whether or not it ever saw the message.
+        let released = record.released || record.position.is_none();
+        let step = if released { Step::Released } else { Step::Sent };
         self.flights.push_back(Flight {
             pid,
             qos: Qos::ExactlyOnce,
             step,
-            position: Some(record.position),
+            position: record.position,
             on_wire: false,
             delivery: None,
         });
@@ -503,7 +511,7 @@ impl Session {
 
     /// Flights of one number as table rows, for their removal.
     pub(crate) fn outbound_keys(&self, number: SessionNo) -> impl Iterator<Item = bytes::Bytes> {
-        let durable = self.flights.iter().filter(|f| f.qos == Qos::ExactlyOnce && f.position.is_some());
+        let durable = self.flights.iter().filter(|f| f.qos == Qos::ExactlyOnce);
         durable.map(move |f| records::pid_key(number, f.pid))
     }
 }

@@ -15,7 +15,7 @@
 //! Inbound       key   number u64 | packet id u16
 //!               value position u64 | version u8 = 1 | QoS u8 | content hash u64
 //! Outbound      key   number u64 | packet id u16
-//!               value version u8 = 1 | phase u8 (1 PUBLISH may be out, 2 PUBREC seen) | position u64
+//!               value version u8 = 1 | phase u8 (1 PUBLISH may be out, 2 PUBREC seen) | position u64 (0: in no mailbox)
 //! ```
 //! All numbers big-endian. A value of a later version, or one that does not decode, is skipped and counted at the start
 //! (P6); it is never a reason to stop.
@@ -201,7 +201,8 @@ impl Inbound {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OutboundRecord {
     pub(crate) released: bool,
-    pub(crate) position: Position,
+    /// `None` for one that was in no mailbox: a retained message at SUBSCRIBE.
+    pub(crate) position: Option<Position>,
 }
 
 impl OutboundRecord {
@@ -209,7 +210,7 @@ impl OutboundRecord {
         let mut out = BytesMut::with_capacity(10);
         out.put_u8(VERSION);
         out.put_u8(if self.released { 2 } else { 1 });
-        out.put_u64(self.position.0);
+        out.put_u64(self.position.map_or(0, |position| position.0));
         let value = StateValue::Bytes(out.freeze());
         StateChange::Put { table: Table::Outbound, key: pid_key(number, pid), value }
     }
@@ -222,7 +223,8 @@ impl OutboundRecord {
             2 => true,
             _ => return None,
         };
-        Some(OutboundRecord { released, position: Position(r.u64()?) })
+        let position = Some(Position(r.u64()?)).filter(|position| *position > Position::ZERO);
+        Some(OutboundRecord { released, position })
     }
 }
 
@@ -360,7 +362,7 @@ mod tests {
         };
         assert_eq!(&encode_subscription(options)[..], b"\x01\x16\0\0\0\x05");
         assert_eq!(&pid_key(SessionNo(1), 513)[..], b"\0\0\0\0\0\0\0\x01\x02\x01");
-        let out = OutboundRecord { released: true, position: Position(9) };
+        let out = OutboundRecord { released: true, position: Some(Position(9)) };
         let StateChange::Put { value: StateValue::Bytes(value), .. } = out.put(SessionNo(1), 1) else {
             panic!()
         };
