@@ -34,7 +34,7 @@ fn head(status: &Status) -> String {
     format!(
         "{}  eventmesh-edge {}, pid {}, up {}\nstore  {}: {} of {}, log {} epoch {}, {} segments, {} generations\n       \
          {} events in {} commits, {} syncs ({per_sync:.1} events each), {} written\nclients  {} connected, {} persistent \
-         sessions with {} messages waiting, {} subscriptions, {} retained\n",
+         sessions with {} messages waiting ({} of {}), {} subscriptions, {} retained\n",
         node.name,
         node.version,
         node.pid,
@@ -53,6 +53,8 @@ fn head(status: &Status) -> String {
         count(status.sessions.connected),
         count(status.sessions.persistent),
         count(status.sessions.mailbox_events),
+        bytes(store.mailbox_bytes),
+        bytes(store.mailboxes_max_bytes),
         count(status.sessions.subscriptions),
         count(status.sessions.retained),
     )

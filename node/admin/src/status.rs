@@ -239,6 +239,12 @@ pub struct StoreStatus {
     pub disk_max_bytes: u64,
     /// Files quarantined at this start.
     pub quarantined: u64,
+    /// What the mailboxes of all sessions take of their common budget.
+    pub mailbox_bytes: u64,
+    /// That budget.
+    pub mailboxes_max_bytes: u64,
+    /// The file system has no room: events wait.
+    pub short_of_room: bool,
 }
 
 /// The clients.
@@ -288,7 +294,10 @@ impl Status {
         let stopping = self.node.stopping.then(|| "the node is stopping".to_owned());
         let quarantined = (self.store.quarantined > 0)
             .then(|| format!("{} damaged files were put aside at this start", self.store.quarantined));
-        uplinks.chain(streams).chain(stopping).chain(quarantined).collect()
+        let short = self.store.short_of_room.then(|| {
+            "the file system has no room: senders wait, sessions and cursors go on in what was kept for them".to_owned()
+        });
+        uplinks.chain(streams).chain(stopping).chain(quarantined).chain(short).collect()
     }
 }
 
@@ -369,13 +378,16 @@ mod tests {
             backlogs: vec![backlog],
             ..StreamStatus::default()
         };
-        let status = Status { uplinks: vec![down, stuck, just_up], streams: vec![full], ..Status::default() };
+        let store = StoreStatus { short_of_room: true, ..StoreStatus::default() };
+        let (uplinks, streams) = (vec![down, stuck, just_up], vec![full]);
+        let status = Status { uplinks, streams, store, ..Status::default() };
         assert_eq!(
             status.troubles(),
             [
                 "uplink cloud is down: connection refused",
                 "uplink cloud is connected but acknowledges nothing",
                 "stream s is full for uplink cloud: senders wait",
+                "the file system has no room: senders wait, sessions and cursors go on in what was kept for them",
             ]
         );
     }

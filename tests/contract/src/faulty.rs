@@ -1,12 +1,11 @@
 //! A store that fails when its script says so.
 
+use crate::layer::{AsStore, Layer, Layered};
 use crate::rng::Rng;
-use bytes::Bytes;
-use eventmesh_edge_core::event::{LogId, Position, Timestamp};
+use eventmesh_edge_core::event::Position;
 use eventmesh_edge_core::ports::Completion;
 use eventmesh_edge_core::ports::store::{
-    Backlog, Batch, Commit, CommitError, Committed, Consumer, LedgerEntry, LedgerLine, MailboxItem, Read,
-    ReadError, Reshape, ReshapeError, SessionNo, Store, StoreStats, StreamId, Table, Watcher,
+    Batch, Commit, CommitError, Committed, MailboxItem, Read, ReadError, SessionNo, Store, StreamId,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -130,20 +129,25 @@ impl Line {
 }
 
 /// Any store, with faults. With [`Script::none`] it adds nothing and passes the contract.
-pub struct FaultyStore<S> {
+pub type FaultyStore<S> = Layered<Faulty<S>>;
+
+/// What goes wrong in front of a store.
+pub struct Faulty<S> {
     inner: S,
     plan: Mutex<Plan>,
     commits: Line,
     reads: Line,
 }
 
-impl<S: std::ops::Deref<Target = T>, T: Store + ?Sized> FaultyStore<S> {
+impl<S> Layered<Faulty<S>> {
     /// Wraps a store, usually an `Arc` of one.
     pub fn new(inner: S, script: Script) -> FaultyStore<S> {
         let plan = Mutex::new(Plan { script, submits: 0, reads: 0 });
-        FaultyStore { inner, plan, commits: Line::default(), reads: Line::default() }
+        Layered(Faulty { inner, plan, commits: Line::default(), reads: Line::default() })
     }
+}
 
+impl<S> Faulty<S> {
     /// Replaces what will go wrong from here on; numbers count from the next call.
     pub fn set_script(&self, script: Script) {
         *lock(&self.plan) = Plan { script, submits: 0, reads: 0 };
@@ -184,11 +188,11 @@ impl<S: std::ops::Deref<Target = T>, T: Store + ?Sized> FaultyStore<S> {
     }
 }
 
-impl<S, T> Store for FaultyStore<S>
-where
-    S: std::ops::Deref<Target = T> + Send + Sync,
-    T: Store + ?Sized,
-{
+impl<S: AsStore + Send + Sync> Layer for Faulty<S> {
+    fn behind(&self) -> &dyn Store {
+        self.inner.as_store()
+    }
+
     fn submit(&self, commit: Commit, done: Completion<Result<Committed, CommitError>>) {
         let fault = lock(&self.plan).next_submit();
         let line = self.commits.clone();
@@ -196,7 +200,7 @@ where
             None | Some(Fault::Hold) => {
                 let hold = fault.is_some();
                 let done = Box::new(move |outcome| line.push(hold, move || done(outcome)));
-                return self.inner.submit(commit, done);
+                return self.behind().submit(commit, done);
             }
             Some(Fault::Io) => CommitError::Io(broken()),
             Some(Fault::Full) => {
@@ -208,16 +212,12 @@ where
         let instead = Box::new(move |outcome: Result<Committed, CommitError>| {
             line.push(false, move || done(Err(outcome.err().unwrap_or(error))));
         });
-        self.inner.submit(Commit::default(), instead);
-    }
-
-    fn reshape(&self, change: Reshape, done: Completion<Result<(), ReshapeError>>) {
-        self.inner.reshape(change, done);
+        self.behind().submit(Commit::default(), instead);
     }
 
     fn read(&self, read: Read, done: Completion<Result<Batch, ReadError>>) {
         if let Some(done) = self.read_fault(done) {
-            self.inner.read(read, done);
+            self.behind().read(read, done);
         }
     }
 
@@ -230,58 +230,12 @@ where
         done: Completion<Result<Vec<MailboxItem>, ReadError>>,
     ) {
         if let Some(done) = self.read_fault(done) {
-            self.inner.read_mailbox(session, after, max_events, max_bytes, done);
+            self.behind().read_mailbox(session, after, max_events, max_bytes, done);
         }
     }
 
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
-        self.inner.get(table, key)
-    }
-
-    fn scan(
-        &self,
-        table: Table,
-        prefix: &[u8],
-        after: Option<&[u8]>,
-        max: usize,
-    ) -> Result<Vec<(Bytes, Bytes)>, ReadError> {
-        self.inner.scan(table, prefix, after, max)
-    }
-
-    fn mailbox_len(&self, session: SessionNo) -> (u64, u64) {
-        self.inner.mailbox_len(session)
-    }
-
-    fn backlog(&self, consumer: Consumer) -> Backlog {
-        self.inner.backlog(consumer)
-    }
-
-    fn ledger(&self) -> Vec<LedgerLine> {
-        self.inner.ledger()
-    }
-
-    fn ledger_after(&self, after: u64, max: usize) -> Vec<LedgerEntry> {
-        self.inner.ledger_after(after, max)
-    }
-
-    fn stats(&self) -> StoreStats {
-        self.inner.stats()
-    }
-
-    fn log_id(&self) -> LogId {
-        self.inner.log_id()
-    }
-
-    fn watch(&self, watcher: Watcher) {
-        self.inner.watch(watcher);
-    }
-
-    fn tick(&self, now: Timestamp) {
-        self.inner.tick(now);
-    }
-
     fn close(&self) {
-        self.inner.close();
+        self.behind().close();
         self.release(usize::MAX);
     }
 }

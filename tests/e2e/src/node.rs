@@ -156,6 +156,15 @@ impl Node {
         Ok(status?.code())
     }
 
+    /// Its process id.
+    ///
+    /// # Errors
+    /// If it is not running.
+    pub fn pid(&self) -> Result<i32> {
+        let pid = self.pid_of_node(self.child.as_ref().ok_or("not running")?)?;
+        Ok(pid.as_raw_nonzero().get())
+    }
+
     /// Resident memory, KiB.
     ///
     /// # Errors

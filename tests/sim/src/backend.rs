@@ -1,13 +1,9 @@
 //! The store under test, from the side that cuts its power.
 
-use bytes::Bytes;
-use eventmesh_edge_contract::{MemoryDisk, MemoryStore, Rng};
-use eventmesh_edge_core::event::{LogId, Position, Timestamp};
+use eventmesh_edge_contract::{Layer, Layered, MemoryDisk, MemoryStore, Rng};
+use eventmesh_edge_core::event::LogId;
 use eventmesh_edge_core::ports::Completion;
-use eventmesh_edge_core::ports::store::{
-    Backlog, Batch, Commit, CommitError, Committed, Consumer, LedgerEntry, LedgerLine, MailboxItem, Read,
-    ReadError, Reshape, ReshapeError, SessionNo, Store, StoreSpec, StoreStats, Table, Watcher,
-};
+use eventmesh_edge_core::ports::store::{Commit, CommitError, Committed, Store, StoreSpec};
 use eventmesh_edge_store::sim_disk::{Fault, Kind};
 use eventmesh_edge_store::{SimSite, SteppedStore, StoreOptions};
 use std::collections::VecDeque;
@@ -77,7 +73,7 @@ pub struct JournalBackend {
     rng: Rng,
     /// Chance of a failing write, sync or name change per commit, per mille.
     faults: u64,
-    store: Option<Arc<Queued>>,
+    store: Option<Arc<Layered<Queued>>>,
 }
 
 impl JournalBackend {
@@ -114,7 +110,7 @@ impl Backend for JournalBackend {
         self.site.disk.heal();
         let opened = SteppedStore::open(&self.site, spec, &self.options, false);
         let (store, _) = opened.expect("P6: the store always starts");
-        let queued = Arc::new(Queued { inner: store, queue: Mutex::default() });
+        let queued = Arc::new(Layered(Queued { inner: store, queue: Mutex::default() }));
         self.store = Some(Arc::clone(&queued));
         queued
     }
@@ -173,74 +169,13 @@ impl Queued {
     }
 }
 
-impl Store for Queued {
+impl Layer for Queued {
+    fn behind(&self) -> &dyn Store {
+        &self.inner
+    }
+
     fn submit(&self, commit: Commit, done: CommitDone) {
         self.queue().push_back((commit, done));
-    }
-
-    fn reshape(&self, change: Reshape, done: Completion<Result<(), ReshapeError>>) {
-        self.inner.reshape(change, done);
-    }
-
-    fn read(&self, read: Read, done: Completion<Result<Batch, ReadError>>) {
-        self.inner.read(read, done);
-    }
-
-    fn read_mailbox(
-        &self,
-        session: SessionNo,
-        after: Position,
-        max_events: usize,
-        max_bytes: usize,
-        done: Completion<Result<Vec<MailboxItem>, ReadError>>,
-    ) {
-        self.inner.read_mailbox(session, after, max_events, max_bytes, done);
-    }
-
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
-        self.inner.get(table, key)
-    }
-
-    fn scan(
-        &self,
-        table: Table,
-        prefix: &[u8],
-        after: Option<&[u8]>,
-        max: usize,
-    ) -> Result<Vec<(Bytes, Bytes)>, ReadError> {
-        self.inner.scan(table, prefix, after, max)
-    }
-
-    fn mailbox_len(&self, session: SessionNo) -> (u64, u64) {
-        self.inner.mailbox_len(session)
-    }
-
-    fn backlog(&self, consumer: Consumer) -> Backlog {
-        self.inner.backlog(consumer)
-    }
-
-    fn ledger(&self) -> Vec<LedgerLine> {
-        self.inner.ledger()
-    }
-
-    fn ledger_after(&self, after: u64, max: usize) -> Vec<LedgerEntry> {
-        self.inner.ledger_after(after, max)
-    }
-
-    fn stats(&self) -> StoreStats {
-        self.inner.stats()
-    }
-
-    fn log_id(&self) -> LogId {
-        self.inner.log_id()
-    }
-
-    fn watch(&self, watcher: Watcher) {
-        self.inner.watch(watcher);
-    }
-
-    fn tick(&self, now: Timestamp) {
-        self.inner.tick(now);
     }
 
     fn close(&self) {

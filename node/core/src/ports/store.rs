@@ -529,6 +529,8 @@ pub struct StoreStats {
     pub quarantined: u64,
     /// What the mailboxes take of their common budget ([`StoreSpec::mailboxes_max_bytes`]).
     pub mailbox_bytes: u64,
+    /// The file system has no room: events wait, what was kept for everything else is in use.
+    pub short_of_room: bool,
 }
 
 /// What a watcher is told. Several may be folded into one call.

@@ -162,6 +162,9 @@ impl Observer {
             disk_bytes: stats.disk_bytes,
             disk_max_bytes: config.node.disk_max.bytes(),
             quarantined: stats.quarantined,
+            mailbox_bytes: stats.mailbox_bytes,
+            mailboxes_max_bytes: self.config.store_spec().mailboxes_max_bytes,
+            short_of_room: stats.short_of_room,
         }
     }
 

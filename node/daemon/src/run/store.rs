@@ -61,6 +61,7 @@ fn report(opened: &Opened) {
         replayed = opened.commits_replayed,
         segments = opened.segments,
         generations = opened.generations,
+        moved = opened.moved,
         "store opened"
     );
     if opened.torn_bytes > 0 {

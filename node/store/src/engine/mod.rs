@@ -298,6 +298,7 @@ impl Engine {
             epoch: self.epoch,
             quarantined: c.quarantined,
             mailbox_bytes: self.tables.mailboxes.disk_bytes(),
+            short_of_room: self.is_short_of_room(),
         }
     }
 }
