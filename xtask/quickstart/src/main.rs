@@ -1,9 +1,10 @@
-//! The scene of the quickstart: an upstream hub, the node, two simulated devices, and what flows between them.
+//! The scene of the quickstart: an upstream hub, the node, simulated devices, and what flows between them.
 //!
-//! Hub and node are the real programs, started as processes; the devices are simulated here with rumqttc, which shares no
-//! code with the node. At the end stands a balance: published, acknowledged, arrived, missing.
+//! Hub and node are the real programs, started as processes; two MQTT devices are simulated here with rumqttc, a CoAP device
+//! by hand: none of them shares code with the node. At the end stands a balance: published, acknowledged, arrived, missing.
 
 mod balance;
+mod coap;
 mod device;
 mod process;
 
@@ -46,9 +47,10 @@ async fn main() -> Outcome {
     let mut hub = Hub::start(&dir, 0, Arc::clone(&balance)).await?;
     let mut node = Node::start(&dir, &work, hub.port()).await?;
     introduce(&node, &hub);
-    let devices: Vec<_> = ["thermometer-1", "thermometer-2"]
+    let mut devices: Vec<_> = ["thermometer-1", "thermometer-2"]
         .map(|name| tokio::spawn(device::run(name, node.port(), Arc::clone(&balance))))
         .into();
+    devices.push(tokio::spawn(coap::run("thermometer-3", node.coap(), Arc::clone(&balance))));
 
     let scene = async {
         tokio::time::sleep(SHOWN).await;
@@ -89,9 +91,11 @@ fn introduce(node: &Node, hub: &Hub) {
     say(&format!("upstream hub (rumqttd) on 127.0.0.1:{}, node on 127.0.0.1:{}", hub.port(), node.port()));
     println!(
         "\n  publish from another terminal:\n\n      mosquitto_pub -p {} -q 1 -t plant/9/temp -m '{{\"celsius\": 21.5}}'\n\n  \
+         the same over CoAP:\n\n      coap-client -m post -e '{{\"celsius\": 21.5}}' coap://{}/ps/plant/9/temp\n\n  \
          send a command down to a device:\n\n      mosquitto_pub -p {} -V mqttv5 -q 1 -k 30 -t cmd/thermometer-1 -m 'blink'\n\n  \
          ask the node:\n\n      {}\n",
         node.port(),
+        node.coap(),
         hub.port(),
         node.status_line()
     );

@@ -1,6 +1,7 @@
 //! The hub and the node as processes.
 
 use crate::balance::{Balance, Message};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -84,6 +85,7 @@ pub(crate) struct Node {
     data: PathBuf,
     child: Child,
     port: u16,
+    coap: SocketAddr,
 }
 
 impl Node {
@@ -93,16 +95,24 @@ impl Node {
         let listen = std::net::TcpListener::bind("127.0.0.1:1883")
             .or_else(|_| std::net::TcpListener::bind("127.0.0.1:0"))
             .and_then(|l| l.local_addr())?;
-        std::fs::write(&config, node_toml(&data, listen.port(), hub))?;
+        let coap = std::net::UdpSocket::bind("127.0.0.1:5683")
+            .or_else(|_| std::net::UdpSocket::bind("127.0.0.1:0"))
+            .and_then(|socket| socket.local_addr())?;
+        std::fs::write(&config, node_toml(&data, listen.port(), coap, hub))?;
         let program = dir.join("eventmesh-edge");
         let child = spawn(&program, &config, work)?;
-        let node = Node { program, config, data, child, port: listen.port() };
+        let node = Node { program, config, data, child, port: listen.port(), coap };
         node.wait().await?;
         Ok(node)
     }
 
     pub(crate) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Where it takes CoAP.
+    pub(crate) fn coap(&self) -> SocketAddr {
+        self.coap
     }
 
     pub(crate) fn status_line(&self) -> String {
@@ -161,7 +171,7 @@ fn spawn(program: &Path, config: &Path, work: &Path) -> Outcome<Child> {
         .spawn()?)
 }
 
-fn node_toml(data: &Path, port: u16, hub: u16) -> String {
+fn node_toml(data: &Path, port: u16, coap: SocketAddr, hub: u16) -> String {
     format!(
         r#"[node]
 name = "quickstart"
@@ -170,6 +180,11 @@ data_dir = "{}"
 [[listener]]
 kind = "mqtt"
 bind = "127.0.0.1:{port}"
+auth = "anonymous"
+
+[[listener]]
+kind = "coap"
+bind = "{coap}"
 auth = "anonymous"
 
 [[uplink]]

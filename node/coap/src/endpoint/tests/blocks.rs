@@ -41,7 +41,7 @@ fn a_body_in_blocks_arrives_whole_and_once() {
     assert_eq!(rig.endpoint.gauges().upload_bytes, 0);
 }
 
-/// What `coap-lite`'s helper gets wrong: docs/adr/0011.
+/// What `coap-lite`'s helper gets wrong: docs/adr/0014.
 #[test]
 fn a_gap_is_never_filled_up() {
     let mut rig = Rig::new();
