@@ -15,3 +15,4 @@ mod publish;
 mod read;
 mod sim;
 mod site;
+mod table;
