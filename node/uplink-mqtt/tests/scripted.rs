@@ -8,17 +8,19 @@ mod common;
 use bytes::{Buf as _, BytesMut};
 use common::{Certificates, Driver, PATIENCE, acked, local, options};
 use eventmesh_edge_core::Text;
-use eventmesh_edge_core::event::{LogId, Qos};
+use eventmesh_edge_core::event::{LogId, Qos, Timestamp};
 use eventmesh_edge_core::ports::store::Class;
 use eventmesh_edge_core::ports::uplink::{Uplink, UplinkEvent};
 use eventmesh_edge_core::telemetry::Testament;
 use eventmesh_edge_core::topic::TopicFilter;
-use eventmesh_edge_uplink_mqtt::{Options, Subscription};
+use eventmesh_edge_uplink_mqtt::{CertificateTime, Options, Subscription, TlsOptions};
+use eventmesh_edge_uplink_testing::{Authority, Life};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{
     ConnAck, Connect, ConnectReturnCode, Disconnect, DisconnectReasonCode, LastWill, Packet, PingResp,
     PubAck, PubAckReason, PubRel, Publish, SubAck, SubscribeReasonCode,
 };
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -528,4 +530,29 @@ fn mortal(port: u16) -> Options {
     let testament =
         Testament::new("plant-7", LogId(7), 3, Text::from_static("cloud"), Duration::from_secs(60));
     Options { testament: Some(testament), ..options(port) }
+}
+
+/// A gateway without a battery starts in 1970, where no certificate is valid yet: they are checked against what the node has
+/// seen before.
+#[tokio::test]
+async fn certificates_are_checked_against_the_time_that_the_node_believes_in() {
+    let authority = Authority::new();
+    let acceptor = authority.acceptor("localhost", Life::Now, false, &[]);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            // Ends with the handshake: what is asked here is whether there is one.
+            drop(acceptor.accept(tcp).await);
+        }
+    });
+    let tls = TlsOptions { server_name: Some("localhost".to_owned()), ..authority.trusting() };
+    let at = |ms: u64| {
+        let time: CertificateTime = Arc::new(move || Timestamp(ms));
+        Options { tls: Some(tls.clone()), certificate_time: Some(time), ..options(port) }
+    };
+    let cause = Driver::new(at(1_000)).connect(0, PATIENCE).await.unwrap_err();
+    assert!(cause.contains("not valid yet"), "{cause}");
+    let cause = Driver::new(at(1_790_000_000_000)).connect(0, PATIENCE).await.unwrap_err();
+    assert!(!cause.contains("certificate"), "let in, and then the server is gone: {cause}");
 }

@@ -43,3 +43,70 @@ pub(super) async fn keep(floor: Arc<TimeFloor>, store: Arc<dyn Store>) {
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use eventmesh_edge_config::Config;
+    use std::collections::BTreeMap;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// A clock that is set by hand.
+    #[derive(Default)]
+    struct Hands(AtomicU64);
+
+    impl Clock for Hands {
+        fn now(&self) -> Timestamp {
+            Timestamp(self.0.load(Ordering::SeqCst))
+        }
+
+        fn monotonic(&self) -> Duration {
+            Duration::ZERO
+        }
+    }
+
+    const SEEN: u64 = 1_795_000_000_000;
+
+    fn store(dir: &std::path::Path) -> Arc<dyn Store> {
+        let config = Config::parse("", "f", &BTreeMap::new(), &eventmesh_edge_config::Overrides::default());
+        let clock: Arc<dyn Clock> = Arc::new(Hands::default());
+        let options = eventmesh_edge_store::StoreOptions::default();
+        let spec = config.unwrap().store_spec();
+        let (store, _) = eventmesh_edge_store::JournalStore::open(dir, spec, &options, clock).unwrap();
+        Arc::new(store)
+    }
+
+    /// What one run has seen is what the next one believes, although its clock stands at 1970; and it writes nothing down
+    /// that it has only made up.
+    #[tokio::test(start_paused = true)]
+    async fn in_1970_certificates_are_checked_against_what_the_last_run_has_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock: Arc<dyn Clock> = Arc::new(Hands(AtomicU64::new(SEEN)));
+        let first = store(dir.path());
+        let floor = open(&first, &clock).unwrap();
+        let kept = keep(floor, Arc::clone(&first));
+        // It never ends; what it does at once is submitted when it first sleeps.
+        assert!(tokio::time::timeout(Duration::from_secs(1), kept).await.is_err());
+        first.close();
+        drop(first);
+
+        let unset: Arc<dyn Clock> = Arc::new(Hands::default());
+        let second = store(dir.path());
+        let floor = open(&second, &unset).unwrap();
+        assert_eq!(floor.now(), Timestamp(SEEN), "not 1970");
+        assert!(
+            tokio::time::timeout(Duration::from_secs(7_200), keep(floor, Arc::clone(&second))).await.is_err()
+        );
+        second.close();
+        drop(second);
+        let third = store(dir.path());
+        assert_eq!(open(&third, &unset).unwrap().now(), Timestamp(SEEN), "what was made up is not kept");
+    }
+
+    #[test]
+    fn without_a_kept_floor_it_is_the_year_of_the_program() {
+        let dir = tempfile::tempdir().unwrap();
+        let unset: Arc<dyn Clock> = Arc::new(Hands::default());
+        assert_eq!(open(&store(dir.path()), &unset).unwrap().now(), Timestamp::CLOCK_SET);
+    }
+}
