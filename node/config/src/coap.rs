@@ -1,6 +1,6 @@
 //! `[[listener]] kind = "coap"`: its keys, their defaults, their limits.
 
-use crate::model::{Auth, AuthKind, Listener, ListenerKind, ListenerWhenFull};
+use crate::model::{Auth, AuthKind, Listener, ListenerKind, ListenerWhenFull, RedirectWhen};
 use crate::read::Section;
 use crate::sections::max_payload;
 use crate::units::ByteSize;
@@ -33,6 +33,8 @@ pub(crate) fn listener(s: &mut Section<'_, '_>) -> Listener {
         send_window: 1,
         topic_alias_max: 0,
         queue_bytes: ByteSize::from_mib(1),
+        redirect_to: None,
+        redirect_when: RedirectWhen::Full,
     }
 }
 

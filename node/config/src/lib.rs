@@ -29,8 +29,8 @@ pub use eventmesh::{ConsumeMode, EventMesh};
 pub use http::{Http, HttpAuth, HttpAuthKind, HttpMode, HttpUrl, OAuth2, OAuthClientAuth};
 pub use model::{
     Admin, Auth, AuthKind, Class, Config, Credentials, DEFAULT_STREAM, Listener, ListenerKind, ListenerTls,
-    ListenerWhenFull, Log, LogFormat, LogLevel, Mode, NODE_STREAM, Node, Order, Password, Route, Session,
-    Stream, StreamWhenFull, Telemetry, TlsIdentity, Unrouted, Uplink, UplinkKind, UplinkTls,
+    ListenerWhenFull, Log, LogFormat, LogLevel, Mode, NODE_STREAM, Node, Order, Password, RedirectWhen,
+    Route, Session, Stream, StreamWhenFull, Telemetry, TlsIdentity, Unrouted, Uplink, UplinkKind, UplinkTls,
 };
 pub use problem::{LoadError, Problem, Problems};
 pub use resolve::reserve;

@@ -57,6 +57,8 @@ pub struct Node {
     pub commit_delay: Duration,
     /// Longest graceful stop.
     pub stop_timeout: Duration,
+    /// Time between two publications of the figures below `$SYS`; zero for none.
+    pub sys_interval: Duration,
 }
 
 words! {
@@ -139,6 +141,8 @@ pub struct Telemetry {
     pub enabled: bool,
     /// Time between two heartbeats.
     pub heartbeat: Duration,
+    /// Clients that come, go and subscribe are told of below `$edge/clients`.
+    pub client_events: bool,
 }
 
 /// `[[listener]]`
@@ -178,6 +182,21 @@ pub struct Listener {
     pub queue_events: u32,
     /// Their bytes.
     pub queue_bytes: ByteSize,
+    /// Where clients are sent that cannot be served here (MQTT 5.0 section 4.11).
+    pub redirect_to: Option<String>,
+    /// Which clients those are.
+    pub redirect_when: RedirectWhen,
+}
+
+words! {
+    /// Who is sent elsewhere.
+    pub enum RedirectWhen {
+        /// Who finds the listener full, or loses it because the node stops.
+        Full = "full",
+        /// Everybody: the listener has moved.
+        Always = "always",
+    }
+    later: []
 }
 
 words! {

@@ -5,8 +5,8 @@ use crate::eventmesh::{self, EventMesh};
 use crate::http::{self, Http};
 use crate::model::{
     Admin, Auth, AuthKind, Class, Credentials, Listener, ListenerKind, ListenerTls, ListenerWhenFull, Log,
-    LogFormat, LogLevel, Mode, Node, Order, Password, Session, StreamWhenFull, Telemetry, TlsIdentity,
-    Unrouted, UplinkKind, UplinkTls,
+    LogFormat, LogLevel, Mode, Node, Order, Password, RedirectWhen, Session, StreamWhenFull, Telemetry,
+    TlsIdentity, Unrouted, UplinkKind, UplinkTls,
 };
 use crate::read::Section;
 use crate::setting::{Endpoint, Name, Secret};
@@ -128,6 +128,7 @@ fn node(s: &mut Section<'_, '_>) -> Node {
         unrouted: s.value("unrouted", Unrouted::Default),
         commit_delay: s.bounded("commit_delay", Duration::from_millis(5), Duration::ZERO..=SECOND),
         stop_timeout: s.bounded("stop_timeout", 10 * SECOND, Duration::ZERO..=HOUR),
+        sys_interval: s.bounded("sys_interval", 10 * SECOND, Duration::ZERO..=DAY),
     }
 }
 
@@ -184,6 +185,7 @@ fn telemetry(s: &mut Section<'_, '_>) -> (Telemetry, Option<Vec<Name>>) {
     let telemetry = Telemetry {
         enabled: s.value("enabled", true),
         heartbeat: s.bounded("heartbeat", 60 * SECOND, SECOND..=DAY),
+        client_events: s.value("client_events", true),
     };
     (telemetry, s.optional("uplinks"))
 }
@@ -231,6 +233,8 @@ fn mqtt_listener(s: &mut Section<'_, '_>) -> Listener {
             ByteSize::from_mib(1),
             ByteSize::from_kib(1)..=ByteSize::from_gib(1),
         ),
+        redirect_to: s.optional("redirect_to"),
+        redirect_when: s.value("redirect_when", RedirectWhen::Full),
     }
 }
 

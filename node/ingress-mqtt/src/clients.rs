@@ -21,6 +21,7 @@ use eventmesh_edge_core::mapping::{LoopGuard, anonymous_mqtt_source, mqtt_source
 use eventmesh_edge_core::ports::clock::Clock;
 use eventmesh_edge_core::ports::hub::{Hub, Principal, Submission, SubscriberId};
 use eventmesh_edge_core::ports::store::{CommitError, SessionNo, StateChange, StateValue, Table as Stored};
+use eventmesh_edge_core::telemetry::node_source;
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,6 +41,8 @@ pub struct SessionOptions {
     pub anonymous_apart: bool,
     /// The hub serves `$share/...`.
     pub shared_subscriptions: bool,
+    /// Clients that come, go and subscribe are told of below `$edge/clients`.
+    pub client_events: bool,
     /// Delivery queue of a session restored at the start.
     pub queue: QueueBounds,
 }
@@ -52,6 +55,7 @@ impl Default for SessionOptions {
             expiry_max_secs: 30 * 24 * 3600,
             anonymous_apart: false,
             shared_subscriptions: true,
+            client_events: false,
             queue: QueueBounds { max_events: 1000, max_bytes: 1024 * 1024 },
         }
     }
@@ -78,6 +82,8 @@ pub struct Sessions {
     /// Keyed at random: ids that the node assigns cannot be guessed.
     ids: RandomState,
     assigned: AtomicU64,
+    /// Events about clients.
+    told: AtomicU64,
     generations: AtomicU64,
     /// The number that the next will gets.
     wills: AtomicU64,
@@ -141,6 +147,7 @@ impl Sessions {
             stats: Arc::default(),
             ids: RandomState::new(),
             assigned: AtomicU64::new(0),
+            told: AtomicU64::new(0),
             generations: AtomicU64::new(0),
             wills: AtomicU64::new(1),
             failed_wills: Arc::default(),
@@ -184,6 +191,17 @@ impl Sessions {
 
     pub(crate) fn shared_subscriptions(&self) -> bool {
         self.options.shared_subscriptions
+    }
+
+    pub(crate) fn tells_client_events(&self) -> bool {
+        self.options.client_events
+    }
+
+    /// `source` and a new `id` for an event about a client.
+    pub(crate) fn client_event_identity(&self) -> (Text, Text) {
+        let count = self.told.fetch_add(1, Ordering::Relaxed);
+        let process = self.ids.hash_one("client events");
+        (node_source(&self.options.node), Text::from(format!("{process:016x}-client-{count}")))
     }
 
     /// Figures.

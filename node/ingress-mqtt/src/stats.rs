@@ -43,6 +43,8 @@ macro_rules! stats {
 stats! {
     /// Sockets open now.
     connections_open,
+    /// Most sockets open at one time.
+    connections_peak,
     /// Sockets accepted.
     connections_accepted,
     /// Sockets turned away: the listener's limit.
@@ -97,7 +99,8 @@ impl Stats {
     }
 
     pub(crate) fn opened(&self) {
-        self.connections_open.fetch_add(1, Relaxed);
+        let before = self.connections_open.fetch_add(1, Relaxed);
+        self.connections_peak.fetch_max(before + 1, Relaxed);
         self.connections_accepted.fetch_add(1, Relaxed);
     }
 

@@ -5,4 +5,5 @@ pub mod floor;
 pub mod forward;
 pub mod hub;
 pub mod routes;
+pub mod sys;
 pub mod telemetry;

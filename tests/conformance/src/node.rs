@@ -4,15 +4,18 @@ use crate::client::Client;
 use crate::packet::Packet;
 use crate::wire::{Connect, Version};
 use eventmesh_edge_contract::MemoryDisk;
-use eventmesh_edge_contract::suite::support::{spec_of, stream};
+use eventmesh_edge_contract::suite::support::{ONLY, read_all, spec_of, stream};
 use eventmesh_edge_core::Text;
 use eventmesh_edge_core::event::{Position, Timestamp};
 use eventmesh_edge_core::ports::clock::Clock;
 use eventmesh_edge_core::ports::hub::{Authenticator, Credentials, Denied, Hub, Principal};
 use eventmesh_edge_core::ports::store::{ReadError, Store, StreamId, Table, WhenFull};
-use eventmesh_edge_core::route::Router;
+use eventmesh_edge_core::route::{Route, Router};
+use eventmesh_edge_core::telemetry::SysFigures;
+use eventmesh_edge_core::topic::TopicFilter;
 use eventmesh_edge_ingress_mqtt::{ListenerOptions, SessionOptions, SessionStore, Sessions, bind};
 use eventmesh_edge_runtime::hub::{HubOptions, NodeHub};
+use eventmesh_edge_runtime::sys::{self, SysSource};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +53,22 @@ impl Authenticator for OnePassword {
     }
 }
 
+struct Figures(Arc<NodeHub>, Arc<Sessions>);
+
+impl SysSource for Figures {
+    fn figures(&self) -> SysFigures {
+        let stats = self.1.stats().snapshot();
+        SysFigures {
+            version: "9.9.9".into(),
+            clients_connected: stats.connections_open,
+            publish_received: stats.published,
+            retained: self.0.stats().retained.topics as u64,
+            subscriptions: self.0.stats().subscriptions as u64,
+            ..SysFigures::default()
+        }
+    }
+}
+
 /// What a node is made of.
 #[derive(Clone)]
 pub struct Setup {
@@ -62,6 +81,8 @@ pub struct Setup {
     /// Everything goes to a stream, as with the daemon's defaults. Without it a message that nobody subscribes to has
     /// nobody who takes it.
     pub stream: bool,
+    /// Topics that go to the stream by name.
+    pub routes: Vec<String>,
     disk: MemoryDisk,
 }
 
@@ -74,6 +95,7 @@ impl Setup {
             sessions: SessionOptions::default(),
             password: false,
             stream: true,
+            routes: Vec::new(),
             disk: MemoryDisk::default(),
         }
     }
@@ -105,6 +127,8 @@ pub struct Node {
     pub address: SocketAddr,
     /// The client table.
     pub sessions: Arc<Sessions>,
+    hub: Arc<NodeHub>,
+    store: Arc<dyn Store>,
     stop: [oneshot::Sender<()>; 2],
     tasks: [JoinHandle<()>; 2],
 }
@@ -123,9 +147,15 @@ impl Node {
     }
 
     async fn run(setup: Setup, clock: Arc<dyn Clock>) -> Node {
-        let streams = [stream("default", &[], 1 << 24, WhenFull::DropOldest)];
+        let streams = [stream("default", &[0], 1 << 24, WhenFull::DropOldest)];
         let store: Arc<dyn Store> = setup.disk.open(spec_of(streams));
-        let router = Router::new(Vec::new(), setup.stream.then_some(StreamId(0))).unwrap();
+        let route = |topic: &String| Route {
+            topics: vec![TopicFilter::parse(topic.clone()).unwrap()],
+            stream: StreamId(0),
+            kind: None,
+        };
+        let routes = setup.routes.iter().map(route).collect();
+        let router = Router::new(routes, setup.stream.then_some(StreamId(0))).unwrap();
         let options = HubOptions::new(setup.sessions.node.clone());
         let hub = NodeHub::new(options, store.clone(), router, clock.clone());
         hub.restore().unwrap();
@@ -139,12 +169,12 @@ impl Node {
         let address = listener.local_addr();
         let (stop_hub, hub_stopped) = oneshot::channel::<()>();
         let (stop_listener, listener_stopped) = oneshot::channel::<()>();
-        let hubbing = tokio::spawn(hub.run(async { drop(hub_stopped.await) }));
+        let hubbing = tokio::spawn(hub.clone().run(async { drop(hub_stopped.await) }));
         let listening = tokio::spawn(async {
             listener.run(async { drop(listener_stopped.await) }).await.unwrap();
         });
         let stop = [stop_listener, stop_hub];
-        Node { setup, clock, address, sessions, stop, tasks: [listening, hubbing] }
+        Node { setup, clock, address, sessions, hub, store, stop, tasks: [listening, hubbing] }
     }
 
     /// A socket that has said nothing yet; `version` says how its answers are read.
@@ -175,6 +205,23 @@ impl Node {
         tokio::time::pause();
         tokio::time::advance(Duration::from_secs(secs)).await;
         tokio::time::resume();
+    }
+
+    /// Publishes the figures below `$SYS` every ten seconds, from now on: as the daemon does, of what can be counted here.
+    pub fn publish_sys(&self) {
+        let figures: Arc<dyn SysSource> = Arc::new(Figures(self.hub.clone(), self.sessions.clone()));
+        let hub: Arc<dyn Hub> = self.hub.clone();
+        let every = Duration::from_secs(10);
+        let name = self.setup.sessions.node.clone();
+        let publishing = sys::publish(name, every, hub, self.clock.clone(), figures, std::future::pending());
+        tokio::spawn(publishing);
+    }
+
+    /// Topics of what the stream took, in order.
+    #[must_use]
+    pub fn streamed(&self) -> Vec<String> {
+        let events = read_all(&*self.store, ONLY, Position::ZERO);
+        events.iter().map(|stored| stored.event.topic.to_string()).collect()
     }
 
     /// Stops in order: clients get their goodbye, what is in is committed.

@@ -212,6 +212,7 @@ fn node(a: &Config, b: &Config) -> Vec<KeyChange> {
         .key("data_dir", &a.data_dir, &b.data_dir)
         .key("disk_max", &a.disk_max, &b.disk_max)
         .key("commit_delay", &a.commit_delay, &b.commit_delay)
+        .key("sys_interval", &a.sys_interval, &b.sys_interval)
         .key("stop_timeout", &a.stop_timeout, &b.stop_timeout)
         // `unrouted` is a route.
         .finish(true)
@@ -246,6 +247,7 @@ fn telemetry(a: &Config, b: &Config) -> Vec<KeyChange> {
     Compare::default()
         .key("enabled", &a.enabled, &b.enabled)
         .key("heartbeat", &a.heartbeat, &b.heartbeat)
+        .key("client_events", &a.client_events, &b.client_events)
         .finish(same)
 }
 
@@ -267,5 +269,7 @@ fn listener(a: &Listener, b: &Listener) -> Vec<KeyChange> {
         .key("subscriptions_max", &a.subscriptions_max, &b.subscriptions_max)
         .key("queue_events", &a.queue_events, &b.queue_events)
         .key("queue_bytes", &a.queue_bytes, &b.queue_bytes)
+        .optional("redirect_to", a.redirect_to.as_ref(), b.redirect_to.as_ref())
+        .key("redirect_when", &a.redirect_when, &b.redirect_when)
         .finish(a == b)
 }

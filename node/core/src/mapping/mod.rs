@@ -45,7 +45,9 @@ pub use coap::{
 pub use json::{JSON_FORMAT, to_structured_json};
 pub use mqtt::{Mqtt5Message, Unwrapped, from_mqtt5, to_mqtt5_binary, to_mqtt5_structured};
 pub use native::{SNIFF_HEAD_BYTES, SNIFF_MAX_BYTES};
-pub use source::{LoopGuard, VIA_PROPERTY, anonymous_mqtt_source, coap_source, mqtt_source, node_authority};
+pub use source::{
+    LoopGuard, VIA_PROPERTY, anonymous_mqtt_source, coap_source, mqtt_source, node_authority, path_segment,
+};
 pub use time::{format_rfc3339, parse_rfc3339};
 
 #[cfg(test)]

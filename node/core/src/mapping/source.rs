@@ -43,6 +43,15 @@ pub fn node_authority(node: &str) -> String {
     text
 }
 
+/// A text as one segment of a path, or one level of a topic: percent-encoded where RFC 3986 asks for it, and `+` too, which is
+/// a wildcard in MQTT.
+#[must_use]
+pub fn path_segment(text: &str) -> String {
+    let mut segment = String::with_capacity(text.len());
+    encode(&mut segment, text, b":@");
+    segment.replace('+', "%2B")
+}
+
 fn source(scheme: &str, node: &str, device: &str) -> Text {
     let mut text = String::with_capacity(scheme.len() + 4 + node.len() + device.len());
     text.push_str(scheme);

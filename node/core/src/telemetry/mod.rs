@@ -15,13 +15,17 @@
 //! at a time: an uplink that comes and goes a hundred times in ten seconds is one event with a count, and while no uplink is
 //! up there are no heartbeats and the ledger gathers by itself (P5).
 
+mod client;
 mod message;
 mod state;
+mod sys;
 mod testament;
 mod vitals;
 
+pub use client::ClientEvent;
 pub use message::{DATA_TYPE, NodeEvent, PreviousStop, node_source};
 pub use state::{Batch, Due, Link, Options, Telemetry};
+pub use sys::{SysFigures, SysTopics};
 pub use testament::{Testament, WillMessage};
 pub use vitals::{LossTotal, UplinkVitals, Vitals};
 

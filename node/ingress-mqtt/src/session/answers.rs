@@ -119,12 +119,16 @@ impl Machine {
             }
             Answer::PubComp { pid, known } => self.write_ack(AckKind::PubComp, pid, found(known), out),
             Answer::PubRel { pid, known } => self.write_ack(AckKind::PubRel, pid, found(known), out),
-            Answer::SubAck { pid, codes, retained, .. } => {
+            Answer::SubAck { pid, codes, retained, undo } => {
                 encode::suback(&mut out.bytes, version, pid, &codes);
+                self.tell_subscribed(cx, &codes, &undo, out);
                 self.want_retained(retained);
                 self.pump(cx, out);
             }
-            Answer::UnsubAck { pid, codes, .. } => encode::unsuback(&mut out.bytes, version, pid, &codes),
+            Answer::UnsubAck { pid, codes, undo } => {
+                encode::unsuback(&mut out.bytes, version, pid, &codes);
+                self.tell_unsubscribed(cx, &undo, out);
+            }
         }
     }
 

@@ -191,6 +191,7 @@ impl Machine {
             "client connected"
         );
         self.connack(cx, &connecting, server_keep_alive, out);
+        self.tell_connected(cx, &connecting, out);
         self.resume(cx, out);
     }
 

@@ -58,7 +58,11 @@ impl Machine {
                     cx.sessions.abandon(&connecting.connect.client_id, self.generation, &self.link);
                 }
             }
-            Phase::Opening | Phase::Open => self.leave(cx, how, out),
+            Phase::Opening => self.leave(cx, how, out),
+            Phase::Open => {
+                self.tell_disconnected(cx, how, out);
+                self.leave(cx, how, out);
+            }
         }
         self.connecting = None;
         let reason = match how {
@@ -128,6 +132,6 @@ impl Machine {
 }
 
 /// Nobody is left to wait for it.
-fn unattended(submission: Submission, out: &mut Output) {
+pub(super) fn unattended(submission: Submission, out: &mut Output) {
     out.actions.push(Action::Submit { token: 0, submission });
 }

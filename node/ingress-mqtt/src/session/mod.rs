@@ -30,6 +30,7 @@ mod state;
 mod subscribe;
 #[cfg(test)]
 mod tests;
+mod told;
 pub(crate) mod will;
 
 pub use io::{Action, Context, Input, Login, Output};

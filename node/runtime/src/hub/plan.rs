@@ -10,6 +10,7 @@ use eventmesh_edge_core::ports::store::{
     Commit, CommitError, Committed, Loss, MailboxEntry, NewEvent, StateChange, StateValue, StreamId, Table,
 };
 use eventmesh_edge_core::route::Router;
+use eventmesh_edge_core::topic::is_nodes_own;
 
 use super::parking::{Key, Trial};
 use super::parts;
@@ -208,12 +209,14 @@ impl State {
         }
         let claims = mailboxes.len();
         let retain = event.retain.then(|| self.retained.admit(event));
-        let durable = stream.is_some() || !mailboxes.is_empty() || named || retain == Some(Retain::Put);
+        // The node's own figures would be wrong after a start, so they are not kept for one.
+        let on_disk = retain.filter(|_| !is_nodes_own(&event.topic));
+        let durable = stream.is_some() || !mailboxes.is_empty() || named || on_disk == Some(Retain::Put);
         let index = durable.then(|| {
             commit.events.push(NewEvent { stream, event: event.clone(), mailboxes });
             commit.events.len() - 1
         });
-        commit.state.extend(retain.map(|retain| retained_change(event, retain, index)));
+        commit.state.extend(on_disk.map(|retain| retained_change(event, retain, index)));
         let (routed, shed) = (stream.is_some(), shed.len() as u64);
         Planned { event: index, routed, matches, late: Vec::new(), retain, claims, shed }
     }
