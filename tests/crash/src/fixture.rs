@@ -24,9 +24,10 @@ use std::path::Path;
 pub const EXTENSION: &str = "image";
 
 /// Directories that older programs left, and what their formats are called.
-const OLDER: [(&str, &[u8]); 3] = [
+const OLDER: [(&str, &[u8]); 4] = [
     ("format-1-spill", include_bytes!("../fixtures/format-1-spill.image")),
     ("format-1-state", include_bytes!("../fixtures/format-1-state.image")),
+    ("format-2-state", include_bytes!("../fixtures/format-2-state.image")),
     ("format-1-overflow", include_bytes!("../fixtures/format-1-overflow.image")),
 ];
 

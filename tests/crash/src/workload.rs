@@ -13,7 +13,7 @@ use eventmesh_edge_core::ports::store::{
     CommitError, Committed, Consumer, LossReason, Read, SessionNo, Store, StoreSpec, StreamId, StreamSpec,
     Table, UplinkId, WhenFull,
 };
-use eventmesh_edge_store::{GatherOptions, JournalStore, OpenError, StoreOptions};
+use eventmesh_edge_store::{GatherOptions, JournalStore, Machine, OpenError, StoreOptions};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::io::Write as _;
@@ -211,6 +211,8 @@ pub fn options() -> StoreOptions {
         seal_segments: 3,
         checkpoint_segments: 2,
         checkpoint_bytes: 6 << 10,
+        // Kept images are opened on other machines, where a directory notices that it moved.
+        machine: Some(Machine::default()),
         ..StoreOptions::default()
     }
 }
