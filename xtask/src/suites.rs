@@ -26,6 +26,7 @@ struct Suite {
 pub(crate) fn run_all(options: &Options) -> Outcome {
     let mut skipped = tools::provide();
     skipped.extend(crate::receivers::provide());
+    skipped.extend(crate::clients::provide());
     let mut report = Vec::new();
     let mut failed = Vec::new();
     for suite in
@@ -152,10 +153,15 @@ fn all() -> Vec<Suite> {
                 "--exclude",
                 "eventmesh-edge-sim",
                 "--exclude",
+                "eventmesh-edge-model",
+                "--exclude",
                 "eventmesh-edge-crash",
             ])],
         },
-        Suite { name: "sim", steps: vec![cargo(&["test", "-p", "eventmesh-edge-sim"])] },
+        Suite {
+            name: "sim",
+            steps: vec![cargo(&["test", "-p", "eventmesh-edge-sim", "-p", "eventmesh-edge-model"])],
+        },
         Suite { name: "crash", steps: vec![crash_tests()] },
         Suite {
             name: "e2e",
