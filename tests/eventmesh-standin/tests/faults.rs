@@ -104,21 +104,28 @@ async fn answers_that_are_none_or_no_good() {
 
 #[tokio::test]
 async fn a_topic_without_a_consumer_keeps_its_events_until_there_is_one() {
-    let standin = StandIn::start();
-    standin.only_subscribed_topics();
-    let mut node = start(quick(&[standin.addr()]), Order::Strict, 1);
-    node.publish(EVENTS);
-    node.until("held", |s| s.last_refusal.as_ref().is_some_and(|r| r.contains("is held for"))).await;
-    // The topic is tried again and again, and nothing is given up however much comes behind.
-    node.publish(3 * GAP);
-    node.until("tried many times", |s| s.counters.held > 3 * GAP + 20).await;
-    assert_eq!((standin.count(), node.losses()), (0, 0));
-    let mut consumer = subscribing(&[standin.addr()]);
-    consumer.down.topics = vec!["eventmesh-edge".to_owned()];
-    let consumer = start(consumer, Order::Strict, 2);
-    node.drained().await;
-    complete(&node, arrived(&[&standin]));
-    consumer.stop().await;
+    // Where order is strict, one event per key is offered, and then one for all of them; else each is offered once.
+    for (order, offered) in [(Order::Strict, 7), (Order::Sequence, 2 * GAP)] {
+        let standin = StandIn::start();
+        standin.only_subscribed_topics();
+        let mut node = start(quick(&[standin.addr()]), order, 1);
+        node.publish(EVENTS);
+        node.until("held", |s| s.last_refusal.as_ref().is_some_and(|r| r.contains("is held for"))).await;
+        // Far more than the gap behind it: nothing is given up for it.
+        node.publish(2 * GAP);
+        node.until("tried again", |s| s.counters.held > offered + 1).await;
+        assert_eq!((standin.count(), node.losses()), (0, 0));
+        let mut consumer = subscribing(&[standin.addr()]);
+        consumer.down.topics = vec!["eventmesh-edge".to_owned()];
+        let consumer = start(consumer, Order::Strict, 2);
+        node.drained().await;
+        complete(&node, arrived(&[&standin]));
+        if order == Order::Strict {
+            in_order(arrived(&[&standin]).into_iter().map(|(n, _)| n), 1);
+        }
+        consumer.stop().await;
+        node.stop().await;
+    }
 }
 
 #[tokio::test]

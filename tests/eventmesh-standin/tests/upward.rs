@@ -23,7 +23,7 @@ async fn what_is_acknowledged_is_stored_under_its_own_id_once() {
     let standin = StandIn::start();
     let mut driver = Driver::new(options(&[standin.addr()]));
     let window = driver.up().await;
-    assert_eq!(window, 4_096);
+    assert_eq!(window, 16_384);
     let events = driver.deliver((1..=2_000).map(outgoing)).await;
     let all: BTreeSet<u64> = acked(&events).into_iter().collect();
     assert_eq!(all.len(), 2_000);
