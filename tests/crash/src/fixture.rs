@@ -107,7 +107,7 @@ impl Fixture {
         let Head { origin, marks, closed, torn_append, damaged, dirs, .. } = head;
         let mut said = Said::of(&marks);
         let format: &[u8] = files.get("format").map_or(&[], Vec::as_slice);
-        if format.starts_with(b"eventmesh-edge store 1") {
+        if format.starts_with(b"eventmesh-edge store 1") && !said.older {
             said.advance(&Moment::Mark(Mark::Older));
         }
         said.closed = closed;
