@@ -193,7 +193,8 @@ fn end(facts: &JournalFacts, sides: &[SideFact], findings: &mut Vec<Finding>) {
         findings.push(found(Severity::Damage).what(what).effect(effect));
     } else if newest.commits > 0 && !newest.clean_end && newest.torn_bytes == 0 {
         let what = "no mark of an orderly end: the node was killed, or lost its power";
-        let effect = "this is taken for the end: whoever was answered stands before it, unless the disk lost it";
+        let effect =
+            "this is taken for the end: whoever was answered stands before it, unless the disk lost it";
         findings.push(found(Severity::Note).what(what).effect(effect));
     }
 }
@@ -455,7 +456,10 @@ mod tests {
     #[test]
     fn an_end_is_damage_only_where_the_views_know_of_more() {
         let mut facts = facts();
-        let sound = |lsn| SideFact { label: "views-a", state: SideState::Sound { lsn: Lsn(lsn), parts: 4, bytes: 90 } };
+        let sound = |lsn| SideFact {
+            label: "views-a",
+            state: SideState::Sound { lsn: Lsn(lsn), parts: 4, bytes: 90 },
+        };
         facts.sides = vec![sound(19)];
         assert_eq!(judge(&facts), []);
         facts.journal.segments[1].clean_end = false;

@@ -3,7 +3,9 @@
 //! 1. Chunks go into sled as they fill, some hundred at a time ([`Pending`]), the manifest behind them; all is flushed,
 //!    closed, and synced by our own handles.
 //! 2. The database is opened anew and every entry read back and checked: what comes back is what a start will find.
-//!    This first clean open is also the one that writes sled's snapshot; later opens change no byte.
+//!    Then it is opened once more. Readers of sled split a leaf that its writer left too full (`Tree::view_for_key`), which
+//!    goes into the log; and an open whose log has grown since the snapshot writes a new one. So the first open has the
+//!    tree finished and the second the snapshot, and later opens change no byte.
 //! 3. The files `extents` and `sums` are written, everything synced again. The caller renames the directory into place.
 
 use super::chunk::{self, Builder, Key, Packer, RAW_MAX};
@@ -211,6 +213,7 @@ fn prove(path: &Path, manifest: &Manifest) -> Result<(), BackingError> {
                 let proven =
                     chunks == manifest.summary.chunks && read_manifest(&sled)?.as_ref() == Some(manifest);
                 sled.close()?;
+                SledDir::open(path)?.close()?;
                 return if proven { Ok(()) } else { Err(damaged(path, "it does not read back as written")) };
             };
             chunks += u64::from(

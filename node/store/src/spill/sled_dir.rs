@@ -10,7 +10,8 @@
 //! - `cache_capacity` does not bound memory: a page is only evicted after its shard of the cache saw 64 accesses. What
 //!   does is to close and reopen the database after some MiB ([`SledDir::reopen`]): 1 to 3 ms.
 //! - An open rewrites the unused tail of the last segment and freed segments with zeroes, and writes a snapshot if the
-//!   log has grown since the last one. After one clean open and close, the next open changes no byte.
+//!   log has grown since the last one. Reading may grow it: whoever comes by a leaf that is too full, or nearly empty,
+//!   splits or merges it. After an open in which everything is read, and another one, the next open changes no byte.
 //! - Pages over a quarter of a segment (128 KiB) go to files in `blobs/` that are never synced. A leaf holds up to 17
 //!   entries, an index node up to 257 keys: so values here stay below 4.2 KiB and keys below 440 bytes.
 

@@ -6,9 +6,9 @@
 //!               | crc32c u32 LE of all before
 //! ```
 //! Numbers without a type are varints; one CRC32C per [`BLOCK_BYTES`] of the file, the last one of what is left. A sealed
-//! generation never changes a byte ([`super::seal`]: the one open that rewrites a tail is the proof before), so these hold
-//! for as long as it exists; but sled's snapshot, which it derives from the log and may renew, is judged by its own checksum
-//! where it is another. Chunks have checksums of their own: a generation without this file (an older one) loses
+//! generation never changes a byte ([`super::seal`]: what opens and readers change of a new one they change before), so
+//! these hold for as long as it exists. Generations of earlier versions of the program may get another snapshot of sled's at
+//! the first open: one that is not known here is judged by its own checksum. Chunks have checksums of their own: a generation without this file (an older one) loses
 //! nothing but the place of its damage.
 
 use super::files::{self, io_error};
