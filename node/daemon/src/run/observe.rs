@@ -163,7 +163,7 @@ impl Observer {
             disk_max_bytes: config.node.disk_max.bytes(),
             quarantined: stats.quarantined,
             mailbox_bytes: stats.mailbox_bytes,
-            mailboxes_max_bytes: self.config.store_spec().mailboxes_max_bytes,
+            mailboxes_max_bytes: config.store_spec().mailboxes_max_bytes,
             short_of_room: stats.short_of_room,
         }
     }
