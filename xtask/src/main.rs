@@ -3,6 +3,7 @@
 mod arm;
 mod bench;
 mod bench_uplinks;
+mod clients;
 mod process;
 mod quickstart;
 mod receivers;
