@@ -11,6 +11,7 @@ mod observe;
 mod signals;
 mod stage;
 mod store;
+mod sys;
 mod telemetry;
 #[cfg(feature = "eventmesh")]
 mod uplink_eventmesh;

@@ -6,7 +6,7 @@ use super::live::{Asked, Changes, Lane, Live, Source};
 use super::observe::{Current, Observer, Phase};
 use super::stage::{Deadlines, Stage};
 use super::uplinks::{Built, Parts};
-use super::{floor, store, telemetry, uplinks};
+use super::{floor, store, sys, telemetry, uplinks};
 use anyhow::Context;
 use eventmesh_edge_admin::Server;
 use eventmesh_edge_config::{Config, Slots};
@@ -111,6 +111,7 @@ impl Node {
         if let Some(reporter) = reporter {
             telling.spawn(|stop| reporter.run(stop));
         }
+        sys::spawn(&observer, &mut telling);
         let mut forwarding = Stage::new("uplinks");
         let names =
             observer.current().uplinks.iter().map(|view| view.config.name.to_string()).collect::<Vec<_>>();
