@@ -283,6 +283,14 @@ impl NodeHub {
         }
     }
 
+    /// Another router, between two commits: what is planned from now on goes where it says, what waits for room too. What is
+    /// committed stays in the stream that took it, and nothing is routed twice (docs/adr/0009).
+    pub fn reroute(&self, router: Router) {
+        let mut state = self.state();
+        state.router = router;
+        state.try_parked(true);
+    }
+
     /// Figures for `status`.
     #[must_use]
     pub fn stats(&self) -> HubStats {
