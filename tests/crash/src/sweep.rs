@@ -148,6 +148,8 @@ pub fn sweep(trace: &Trace, plan: &Plan, progress: &(dyn Fn(u64) + Sync)) -> io:
 
 /// Moments behind a sync that is left out, within which half of the cuts fall: most of what it is for shows there.
 const NEAR: usize = 16;
+/// The same behind the beginning of a recording that goes on after a kill.
+const NEAR_START: usize = 160;
 
 /// Cuts in equal shares of the strata, and within each of the kinds of operation, in order of time.
 fn choose(trace: &Trace, plan: &Plan) -> Vec<Cut> {
@@ -158,7 +160,9 @@ fn choose(trace: &Trace, plan: &Plan) -> Vec<Cut> {
         _ => false,
     };
     let moments = || trace.moments.iter().enumerate().skip(trace.begins);
-    let left_out: Vec<usize> = moments().filter(|(_, m)| is_left_out(m)).map(|(index, _)| index).collect();
+    // Those before the beginning are missing all the same.
+    let all = trace.moments.iter().enumerate();
+    let left_out: Vec<usize> = all.filter(|(_, m)| is_left_out(m)).map(|(index, _)| index).collect();
     if plan.without.is_some() && left_out.is_empty() {
         return Vec::new();
     }
@@ -178,8 +182,10 @@ fn choose(trace: &Trace, plan: &Plan) -> Vec<Cut> {
             let Some(indices) = kinds.values().nth(turn % kinds.len()) else { continue };
             let mut after = indices.get(rng.index(indices.len())).copied().unwrap_or(0);
             if !left_out.is_empty() && rng.chance(500) {
-                let near = left_out.get(rng.index(left_out.len())).copied().unwrap_or(0) + rng.index(NEAR);
-                after = (near + 1).min(trace.moments.len());
+                let near = left_out.get(rng.index(left_out.len())).copied().unwrap_or(0);
+                let from = near.max(trace.begins);
+                let within = if near < trace.begins { NEAR_START } else { NEAR };
+                after = (from + rng.index(within) + 1).min(trace.moments.len());
             }
             cuts.push(Cut { after, seed: rng.next_u64() });
         }
