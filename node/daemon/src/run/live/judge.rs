@@ -103,3 +103,28 @@ fn too_small(stream: &Stream, current: &Current, store: &dyn Store) -> Option<St
         format!("stream \"{name}\".max_bytes = \"{max}\": {most} bytes wait, the oldest would be given up")
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_how_many_wait_and_what_to_say() {
+        let line = unanswered("cloud", 4711, true);
+        assert!(
+            line.starts_with("uplink \"cloud\" is not in the file and 4711 events wait for it"),
+            "{line}"
+        );
+        assert!(line.contains("--drain cloud") && line.contains("--drop cloud"), "{line}");
+        assert!(unanswered("cloud", 1, false).contains("reads a stream less and 1 event waits"));
+    }
+
+    #[test]
+    fn a_word_about_somebody_who_stays_is_a_mistake() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let ask = ReloadAsk { drain: names(&["a", "b"]), drop: names(&["b", "c"]), dry_run: false };
+        let lines = misnamed(&ask, &["a", "b"].into());
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines[0].contains("say one of them") && lines[1].starts_with("--drop c"), "{lines:?}");
+    }
+}
