@@ -90,7 +90,8 @@ impl Engine {
             return Position(begins.0 - 1);
         }
         let newest = self.catalog.streams.iter().map(|stream| stream.newest);
-        let of_epoch = || newest.filter(|newest| newest.epoch() == first.epoch()).max();
+        // What was found in front of the damage says nothing of what stood in it.
+        let of_epoch = || newest.filter(|newest| newest.epoch() == first.epoch() && *newest >= first).max();
         next.noted.or_else(of_epoch).unwrap_or(Position((first.0 + commits).saturating_sub(1)))
     }
 
