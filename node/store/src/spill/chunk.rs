@@ -9,8 +9,9 @@
 //!        position − previous | zigzag(received − previous) | stored bytes | length | body
 //! ```
 //! Numbers without a type are varints; "previous" of a chunk's first record is its first position, and 0 ms.
-//! At most 4 KiB raw per entry: sled bounds its memory and its blob files by entry size. A record above that is a chunk of
-//! its own, cut into parts. Lane 0xff is the manifest ([`super::manifest`]), behind every stream.
+//! At most 6 KiB raw per entry (4 KiB in what earlier programs wrote): sled bounds its memory and its blob files by entry
+//! size. A record above that is a chunk of its own, cut into parts. Lane 0xff is the manifest ([`super::manifest`]),
+//! behind every stream.
 
 use super::varint;
 use crate::backing::{SpillRecord, StreamNo};
@@ -26,7 +27,7 @@ const CODEC_RAW: u8 = 0;
 const CODEC_LZ4: u8 = 1;
 
 /// Raw bytes of records in one entry.
-pub(super) const RAW_MAX: usize = 4096;
+pub(super) const RAW_MAX: usize = 6144;
 
 /// Bytes in front of a body at most: four varints.
 const RECORD_HEAD_MAX: usize = 2 * varint::MAX_LEN + 2 * 5;
