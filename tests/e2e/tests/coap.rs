@@ -73,10 +73,9 @@ impl Client {
 /// Where the node takes CoAP, from its log.
 fn url(node: &Node) -> Result<String> {
     let log = node.log();
-    let start = log.find("coap://").ok_or("no CoAP listener in the log")?;
-    let text = &log[start..];
-    let end = text.find(|c: char| c == ' ' || c == '"' || c == '\n').unwrap_or(text.len());
-    Ok(text[..end].to_owned())
+    let (_, rest) = log.split_once("coap://").ok_or("no CoAP listener in the log")?;
+    let address = rest.split([' ', '"', '\n']).next().unwrap_or_default();
+    Ok(format!("coap://{address}"))
 }
 
 fn uplink(hub: std::net::SocketAddr) -> String {
