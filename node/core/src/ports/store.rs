@@ -561,10 +561,7 @@ pub trait Store: Send + Sync {
     /// it. A start with another spec does the same by itself, except that nobody can be asked there: what waits for an
     /// uplink that is gone is counted, unless another one takes it over; and a new uplink begins at the oldest event that is
     /// there, because a start cannot tell a new one from one whose cursor was damaged (P6).
-    fn reshape(&self, change: Reshape, done: Completion<Result<(), ReshapeError>>) {
-        drop(change);
-        done(Err(ReshapeError::Spec("this store cannot change while it is open".to_owned())));
-    }
+    fn reshape(&self, change: Reshape, done: Completion<Result<(), ReshapeError>>);
 
     /// Reads a consumer's events. `done` may be called before this returns, when the answer is in memory.
     fn read(&self, read: Read, done: Completion<Result<Batch, ReadError>>);
