@@ -141,7 +141,7 @@ pub struct Telemetry {
     pub enabled: bool,
     /// Time between two heartbeats.
     pub heartbeat: Duration,
-    /// Clients that come, go and subscribe are told of below `$edge/clients`.
+    /// Clients that come, go and subscribe are told of below `$edge/clients`, to every client that subscribes there.
     pub client_events: bool,
 }
 

@@ -185,7 +185,7 @@ fn telemetry(s: &mut Section<'_, '_>) -> (Telemetry, Option<Vec<Name>>) {
     let telemetry = Telemetry {
         enabled: s.value("enabled", true),
         heartbeat: s.bounded("heartbeat", 60 * SECOND, SECOND..=DAY),
-        client_events: s.value("client_events", true),
+        client_events: s.value("client_events", false),
     };
     (telemetry, s.optional("uplinks"))
 }

@@ -112,8 +112,9 @@ impl Core {
     fn open_segment(&self, writer: &mut Writer) -> io::Result<()> {
         let (lsn, position) = self.engine().next_numbers();
         let active = writer.activate(lsn, position)?.clone();
+        let ready = self.ready();
         let mut engine = self.engine();
-        engine.counts_ready(self.pool.ready(), self.pool.reserved());
+        engine.counts_ready(ready.0, ready.1);
         engine.segment_opened(&active);
         Ok(())
     }
@@ -446,7 +447,8 @@ impl Core {
     fn lend_ballast(&self) -> bool {
         let lent = self.pool.give_up_ballast();
         if lent {
-            self.engine().lent_ballast(self.pool.reserved());
+            let reserved = self.pool.reserved();
+            self.engine().lent_ballast(reserved);
         }
         lent
     }
@@ -500,20 +502,32 @@ impl Core {
 
     /// Makes what is missing of the reserve, and then, if one is wanted, a segment for the events to come.
     fn make_room(&self) {
+        let ready = self.ready();
         let wants_reserve = {
             let mut engine = self.engine();
-            engine.counts_ready(self.pool.ready(), self.pool.reserved());
+            engine.counts_ready(ready.0, ready.1);
+            // What the checkpoint has been lent says nothing of the disk, and is not for events.
+            if engine.has_lent_ballast() {
+                return;
+            }
             engine.wants_reserve()
         };
         let reserve = if wants_reserve { self.pool.fill_reserve() } else { Ok(()) };
+        let ready = self.ready();
         let wants_spare = {
             let mut engine = self.engine();
-            engine.counts_ready(self.pool.ready(), self.pool.reserved());
+            engine.counts_ready(ready.0, ready.1);
             reserve.is_ok() && engine.wants_spare()
         };
         let spare = if wants_spare { self.pool.make() } else { Ok(()) };
-        let ready = (self.pool.ready(), self.pool.reserved());
+        let ready = self.ready();
         self.engine().looked_for_room(ready, reserve, spare);
+    }
+
+    /// How many prepared segments and files of the reserve there are. Asked before the engine is locked: the answer waits
+    /// for whoever makes one.
+    fn ready(&self) -> (usize, usize) {
+        (self.pool.ready(), self.pool.reserved())
     }
 
     /// Copies a damaged segment aside, for whoever wants to look; the oldest copies make room.

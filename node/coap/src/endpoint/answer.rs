@@ -215,8 +215,8 @@ pub(super) fn cut(
     if wants_size2 || (num == 0 && block.more) {
         message.options.add_uint(option::SIZE2, total);
     }
-    // The client tells by it whether all blocks are of one representation (RFC 7959 section 2.4).
-    if block.more && num == 0 && message.options.first(option::ETAG).is_none() {
+    // The client tells by it whether all blocks are of one representation (RFC 7959 section 2.4): each of them has it.
+    if (block.more || num > 0) && message.options.first(option::ETAG).is_none() {
         message.options.add(option::ETAG, super::dedup::hash(body).to_be_bytes());
     }
     message.payload = body.slice(offset..end);

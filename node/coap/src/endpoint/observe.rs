@@ -49,9 +49,13 @@ impl<P: PeerKey> Observations<P> {
 /// Sequence numbers (section 4.4): one for each 32 ms of the time given in, and always higher than the last. They stay
 /// comparable over a restart, because that time does not begin anew ([`Endpoint::set_epoch`]).
 fn sequence(last: u32, now: Duration) -> u32 {
-    let by_time = u32::try_from((now.as_millis() >> 5) & 0xff_ffff).unwrap_or_default();
+    let by_time = by_time(now);
     let ahead = by_time.wrapping_sub(last) & 0xff_ffff;
     if ahead != 0 && ahead < 0x80_0000 { by_time } else { last.wrapping_add(1) & 0xff_ffff }
+}
+
+fn by_time(now: Duration) -> u32 {
+    u32::try_from((now.as_millis() >> 5) & 0xff_ffff).unwrap_or_default()
 }
 
 impl<P: PeerKey> Endpoint<P> {
@@ -100,7 +104,7 @@ impl<P: PeerKey> Endpoint<P> {
             known_peer.observing += 1;
         }
         let observation = Observation {
-            sequence: sequence(0xff_ffff, self.since + now),
+            sequence: by_time(self.since + now),
             confirmable,
             last_id: None,
             in_flight: None,

@@ -280,6 +280,8 @@ impl Flow {
             self.held.probes.iter().filter(|(_, p)| p.slot.position <= acked).map(|(no, _)| *no).collect();
         for no in gone {
             let Some(probe) = self.held.probes.remove(&no) else { continue };
+            // Its group has none now: a pass finds it another.
+            self.held.unprobed = true;
             let (bytes, position) = (probe.slot.bytes(), probe.slot.position);
             if probe.slot.state == State::InFlight {
                 let at = self.given_up.partition_point(|(other, _)| *other < position);

@@ -148,7 +148,10 @@ impl Service {
         };
         match asked.request.observe {
             Some(0) => return Some(self.watch(cx, asked, session, out)),
-            Some(1) => self.unwatch(asked.peer, asked.token),
+            Some(1) => {
+                self.endpoint.forget_observer(asked.peer, asked.token);
+                self.unwatch(asked.peer, asked.token);
+            }
             _ => {}
         }
         let mailbox = self.mailboxes.boxes.get_mut(&session)?;

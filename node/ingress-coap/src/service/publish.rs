@@ -7,6 +7,7 @@ use eventmesh_edge_core::Text;
 use eventmesh_edge_core::mapping::{CoapPublication, etag_of, event_from_coap};
 use eventmesh_edge_core::ports::hub::{Accepted, Publication, Submission};
 use eventmesh_edge_core::ports::store::CommitError;
+use eventmesh_edge_core::topic::is_nodes_own;
 use std::time::Duration;
 
 /// A request that waits for the store.
@@ -31,6 +32,9 @@ impl Service {
         out: &mut Output,
     ) -> Option<Response> {
         let request = &asked.request;
+        if is_nodes_own(&topic) {
+            return Some(Response::error(Code::FORBIDDEN, "only the node publishes to this topic"));
+        }
         let success = match self.preconditions(cx, request, &topic) {
             Ok(success) => success,
             Err(refusal) => return Some(refusal),

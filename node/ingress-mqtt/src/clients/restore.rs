@@ -140,7 +140,8 @@ impl Sessions {
     ) -> Result<Vec<PendingWill>, ReadError> {
         let named = |kept: &Kept| Some((kept.record.will?, kept.record.number));
         let owners: HashMap<WillNo, SessionNo> = sessions.values().filter_map(named).collect();
-        let (mut due, mut last) = (Vec::new(), 0);
+        // A record may still name a will that was published: its number must not become another will's.
+        let (mut due, mut last) = (Vec::new(), owners.keys().map(|will| will.0).max().unwrap_or(0));
         each(store, Table::Will, |key, value| {
             let Some(will) = PendingWill::decode(key, value) else { return found.skipped += 1 };
             found.wills += 1;

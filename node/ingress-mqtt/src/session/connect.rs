@@ -234,7 +234,9 @@ impl Machine {
         let Some(subscriber) = session.subscriber.filter(|_| session.number.is_some()) else { return };
         let unanswered = session.flights.iter().filter(|f| f.step != Step::Released);
         let oldest = unanswered.filter_map(|f| f.position).min();
-        let after = oldest.map_or(session.sent_through, |p| Position(p.0.saturating_sub(1)));
+        // After a start only QoS 2 is in flight: QoS 1 messages in front of it wait in the mailbox.
+        let before = oldest.map(|p| Position(p.0.saturating_sub(1)));
+        let after = before.map_or(session.sent_through, |p| p.min(session.sent_through));
         if oldest.is_none() && cx.hub().resume(subscriber, after) {
             self.feed = Feed::Live;
         } else {

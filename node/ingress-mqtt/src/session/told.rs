@@ -59,7 +59,9 @@ impl Machine {
         let (source, id): (Text, Text) = cx.sessions.client_event_identity();
         let event = event.into_event(source, id, client_id, cx.wall);
         let publications = vec![Publication { event, publisher: None }];
-        unattended(Submission { publications, ..Submission::default() }, out);
+        // A full stream loses them rather than hold up the devices, for whom the hub's waiting room is (P5).
+        let submission = Submission { publications, refuse_when_full: true, ..Submission::default() };
+        unattended(submission, out);
     }
 }
 

@@ -178,6 +178,11 @@ impl Engine {
         (self.room.lent, self.room.no_checkpoint) = (true, false);
     }
 
+    /// A checkpoint has, or is to get, the room that was kept for it.
+    pub(crate) fn has_lent_ballast(&self) -> bool {
+        self.room.lent
+    }
+
     /// A checkpoint has ended. One that had no room is not tried again before there is more.
     pub(crate) fn checkpoint_ended(&mut self, had_no_room: bool) {
         self.room.lent = false;

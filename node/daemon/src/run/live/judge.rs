@@ -29,7 +29,8 @@ pub(super) fn farewells(
     let leaving = leaving(plan, new, current);
     for (name, consumer) in &leaving {
         let events = store.backlog(*consumer).events;
-        if events == 0 {
+        // Who was named is taken at the word: an event may come between this look and the change.
+        if events == 0 && !ask.drain.contains(name) && !ask.drop.contains(name) {
             continue;
         }
         let is_draining = current.draining.contains(consumer);
