@@ -155,7 +155,7 @@ fn a_long_answer_is_fetched_in_blocks_of_the_asked_size() {
     let mut rig = Rig::new();
     rig.verify(PEER);
     let body = Bytes::from(body(300));
-    let mut got = Vec::new();
+    let (mut got, mut tags) = (Vec::new(), Vec::new());
     for num in 0.. {
         let mut get = request(Kind::Con, Code::GET, num as u16);
         get.options.add(option::BLOCK2, Block { num, more: false, szx: 2 }.encode());
@@ -166,13 +166,16 @@ fn a_long_answer_is_fetched_in_blocks_of_the_asked_size() {
         let block = Block::decode(answer.options.first(option::BLOCK2).unwrap()).unwrap();
         assert_eq!((block.num, block.szx), (num, 2));
         assert_eq!(answer.options.uint(option::SIZE2), (num == 0).then_some(300));
-        assert_eq!(answer.options.first(option::ETAG).is_some(), num == 0);
+        tags.push(answer.options.first(option::ETAG).unwrap().to_vec());
         got.extend(answer.payload);
         if !block.more {
             break;
         }
     }
     assert_eq!(got, body);
+    // By it the client knows that all blocks are of one body.
+    tags.dedup();
+    assert_eq!(tags.len(), 1);
 }
 
 #[test]
