@@ -196,12 +196,7 @@ impl Running {
 
     fn take(&mut self) {
         for event in self.link.take() {
-            match event {
-                Event::Completed { token, result } => self.handle(Input::Completed { token, result }),
-                Event::Delivery(delivery) => self.handle(Input::Delivery(delivery)),
-                Event::Rung(session) => self.handle(Input::Rung(session)),
-                Event::Mailbox { session, result } => self.handle(Input::Mailbox { session, result }),
-            }
+            self.handle(Input::Event(event));
         }
     }
 

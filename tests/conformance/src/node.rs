@@ -9,11 +9,11 @@ use eventmesh_edge_core::Text;
 use eventmesh_edge_core::event::{Position, Timestamp};
 use eventmesh_edge_core::ports::clock::Clock;
 use eventmesh_edge_core::ports::hub::{Authenticator, Credentials, Denied, Hub, Principal};
-use eventmesh_edge_core::ports::store::{ReadError, Store, StreamId, Table, WhenFull};
+use eventmesh_edge_core::ports::store::{Store, StreamId, WhenFull};
 use eventmesh_edge_core::route::{Route, Router};
 use eventmesh_edge_core::telemetry::SysFigures;
 use eventmesh_edge_core::topic::TopicFilter;
-use eventmesh_edge_ingress_mqtt::{ListenerOptions, SessionOptions, SessionStore, Sessions, bind};
+use eventmesh_edge_ingress_mqtt::{ListenerOptions, SessionOptions, Sessions, bind};
 use eventmesh_edge_runtime::hub::{HubOptions, NodeHub};
 use eventmesh_edge_runtime::sys::{self, SysSource};
 use std::net::SocketAddr;
@@ -101,24 +101,6 @@ impl Setup {
     }
 }
 
-/// The store, as the client table reads it at the start.
-struct Scan<'a>(&'a dyn Store);
-
-impl SessionStore for Scan<'_> {
-    fn scan(
-        &self,
-        table: Table,
-        after: Option<&[u8]>,
-        max: usize,
-    ) -> Result<Vec<(bytes::Bytes, bytes::Bytes)>, ReadError> {
-        self.0.scan(table, &[], after, max)
-    }
-
-    fn before(&self) -> Position {
-        Position(Position::first_of(self.0.stats().epoch).0 - 1)
-    }
-}
-
 /// A node that runs.
 pub struct Node {
     setup: Setup,
@@ -161,7 +143,7 @@ impl Node {
         hub.restore().unwrap();
         let port: Arc<dyn Hub> = hub.clone();
         let sessions = Arc::new(Sessions::new(port, clock.clone(), setup.sessions.clone()));
-        sessions.restore(&Scan(&*store)).unwrap();
+        sessions.restore(&&*store).unwrap();
         let mut options = setup.listener.clone();
         options.limits.anonymous = !setup.password;
         let auth = setup.password.then(|| Arc::new(OnePassword) as Arc<dyn Authenticator>);

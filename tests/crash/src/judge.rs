@@ -1,7 +1,7 @@
 //! Opens an image with the real store and holds it to the promises, one function per promise.
 
 use crate::cost::{Cost, bound, measured};
-use crate::marks::{LOSS_BYTES, NOBODY, PlannedEvent, TABLES, ToldEntry, tag_of};
+use crate::marks::{LOSS_BYTES, NOBODY, PlannedEvent, ToldEntry, tag_of};
 use crate::model::{Expected, Handed, Known, Losses, Said, Value};
 use crate::workload::{CONSUMERS, KEPT, NEWEST, NUMBERS_PER_LIFE, SCARCE, WAITING, consumer, open};
 use bytes::Bytes;
@@ -304,7 +304,7 @@ fn same(event: &StoredEvent, known: &Known) -> Verdict {
 /// P1: every table has what the log says, no more and no less.
 fn p1_state_is_there(found: &Found, expected: &Expected) -> Verdict {
     let mut there: BTreeMap<(u8, String), Bytes> = BTreeMap::new();
-    for table in TABLES {
+    for table in Table::ALL {
         let rows = found.store.scan(table, b"", None, 10_000);
         let rows = rows.map_err(|error| broken("P1", format!("scan of {table:?}: {error}")))?;
         for (key, value) in rows {

@@ -150,19 +150,8 @@ pub enum PlannedChange {
 /// The table with this number; numbers of plans are ours, so an unknown one is [`Table::Node`].
 #[must_use]
 pub fn table(number: u8) -> Table {
-    TABLES.into_iter().find(|table| *table as u8 == number).unwrap_or(Table::Node)
+    Table::ALL.into_iter().find(|table| *table as u8 == number).unwrap_or(Table::Node)
 }
-
-/// All tables.
-pub const TABLES: [Table; 7] = [
-    Table::Session,
-    Table::Subscription,
-    Table::Inbound,
-    Table::Outbound,
-    Table::Retained,
-    Table::Node,
-    Table::Will,
-];
 
 impl PlannedEvent {
     /// The event itself.

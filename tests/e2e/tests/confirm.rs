@@ -4,8 +4,7 @@
 use eventmesh_edge_e2e::node::Node;
 use eventmesh_edge_e2e::{Result, eventually};
 use eventmesh_edge_standin::proto::CloudEvent;
-use eventmesh_edge_standin::proto::cloud_event::Data;
-use eventmesh_edge_standin::{StandIn, attribute, text};
+use eventmesh_edge_standin::{StandIn, text, valve_command};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Packet, Publish, PublishProperties};
 use rumqttc::v5::{AsyncClient, Event, MqttOptions};
@@ -25,14 +24,7 @@ fn command(id: &str) -> CloudEvent {
         ("responsetopic", "valve/1/done"),
         ("correlationid", CORRELATION),
     ];
-    CloudEvent {
-        id: id.to_owned(),
-        source: "/cloud/app".to_owned(),
-        spec_version: "1.0".to_owned(),
-        r#type: "com.example.valve.set".to_owned(),
-        attributes: attributes.iter().map(|(n, v)| ((*n).to_owned(), attribute(*v))).collect(),
-        data: Some(Data::TextData("open".to_owned())),
-    }
+    valve_command(id, &attributes)
 }
 
 /// A valve: does what it is told, from its second connection on. The first one takes the command and dies with it.

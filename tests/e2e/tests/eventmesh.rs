@@ -10,7 +10,7 @@ use eventmesh_edge_e2e::raw::RawClient;
 use eventmesh_edge_e2e::{Result, eventually};
 use eventmesh_edge_standin::proto::CloudEvent;
 use eventmesh_edge_standin::proto::cloud_event::Data;
-use eventmesh_edge_standin::{StandIn, attribute, text};
+use eventmesh_edge_standin::{StandIn, text, valve_command};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
@@ -102,14 +102,7 @@ fn command(id: &str) -> CloudEvent {
         ("responsetopic", "load/valve/1/done"),
         ("correlationid", "abc"),
     ];
-    CloudEvent {
-        id: id.to_owned(),
-        source: "/cloud/app".to_owned(),
-        spec_version: "1.0".to_owned(),
-        r#type: "com.example.valve.set".to_owned(),
-        attributes: attributes.iter().map(|(n, v)| ((*n).to_owned(), attribute(*v))).collect(),
-        data: Some(Data::TextData("open".to_owned())),
-    }
+    valve_command(id, &attributes)
 }
 
 /// The receipts of one command so far.

@@ -179,6 +179,18 @@ async fn arrives(auditor: &Auditor, clients: &[(&str, &RawClient)]) -> Result {
     .map_err(|error| format!("{error}; the auditor {}", auditor.state()).into())
 }
 
+/// A client that has had a hundred messages acknowledged.
+async fn publisher(node: &Node) -> Result<RawClient> {
+    let mut client = RawClient::new("publisher", node.mqtt());
+    client.connect().await?;
+    for _ in 0..100 {
+        publish(&mut client, "publisher").await?;
+        client.settle(16).await?;
+    }
+    client.settle_all().await?;
+    Ok(client)
+}
+
 #[tokio::test]
 async fn a_full_disk_is_survived() -> Result {
     let Some(disk) = SmallDisk::enter("a_full_disk_is_survived")? else { return Ok(()) };
@@ -187,13 +199,7 @@ async fn a_full_disk_is_survived() -> Result {
     let proxy = Proxy::start(hub.addr()).await?;
     proxy.set(Link::Refuses);
     let mut node = Node::start(&config(proxy.addr())).await?;
-    let mut client = RawClient::new("publisher", node.mqtt());
-    client.connect().await?;
-    for _ in 0..100 {
-        publish(&mut client, "publisher").await?;
-        client.settle(16).await?;
-    }
-    client.settle_all().await?;
+    let mut client = publisher(&node).await?;
 
     disk.fill()?;
     publish_until_full(&mut client, "publisher", &node).await?;
@@ -299,13 +305,7 @@ async fn a_read_only_file_system_is_survived() -> Result {
     let hub = Hub::start().await?;
     let auditor = Auditor::start(hub.addr(), "#").await?;
     let mut node = Node::start(&config(hub.addr())).await?;
-    let mut client = RawClient::new("publisher", node.mqtt());
-    client.connect().await?;
-    for _ in 0..100 {
-        publish(&mut client, "publisher").await?;
-        client.settle(16).await?;
-    }
-    client.settle_all().await?;
+    let mut client = publisher(&node).await?;
 
     let Some(refusing) = make_read_only(&strace, &node).await? else { return Ok(()) };
     let acknowledged = client.acknowledged.len();

@@ -15,5 +15,5 @@ pub mod proto;
 mod service;
 mod state;
 
-pub use message::{attribute, integer, text};
+pub use message::{attribute, integer, text, valve_command};
 pub use state::{Client, Reply, StandIn};

@@ -1,8 +1,8 @@
 //! Small helpers around the generated messages.
 
 use crate::proto::CloudEvent;
-use crate::proto::cloud_event::CloudEventAttributeValue;
 use crate::proto::cloud_event::cloud_event_attribute_value::Attr;
+use crate::proto::cloud_event::{CloudEventAttributeValue, Data};
 
 /// An attribute that is text and not empty: what the runtime asks for; one of another type counts as missing.
 #[must_use]
@@ -26,6 +26,19 @@ pub fn integer(event: &CloudEvent, name: &str) -> Option<i32> {
 #[must_use]
 pub fn attribute(text: impl Into<String>) -> CloudEventAttributeValue {
     CloudEventAttributeValue { attr: Some(Attr::CeString(text.into())) }
+}
+
+/// An application's command on the topic `commands`: "open", with these attributes.
+#[must_use]
+pub fn valve_command(id: &str, attributes: &[(&str, &str)]) -> CloudEvent {
+    CloudEvent {
+        id: id.to_owned(),
+        source: "/cloud/app".to_owned(),
+        spec_version: "1.0".to_owned(),
+        r#type: "com.example.valve.set".to_owned(),
+        attributes: attributes.iter().map(|(name, value)| ((*name).to_owned(), attribute(*value))).collect(),
+        data: Some(Data::TextData("open".to_owned())),
+    }
 }
 
 /// `statuscode`, `responsemessage` and `time`, put on an event.

@@ -4,13 +4,13 @@
 use crate::mutant::{Mutant, Mutated};
 use eventmesh_edge_contract::Rng;
 use eventmesh_edge_contract::suite::support::{spec_of, stream};
-use eventmesh_edge_core::event::{Position, Timestamp};
+use eventmesh_edge_core::event::Timestamp;
 use eventmesh_edge_core::ports::clock::Clock;
 use eventmesh_edge_core::ports::hub::Hub;
-use eventmesh_edge_core::ports::store::{ReadError, Store, StreamId, Table, WhenFull};
+use eventmesh_edge_core::ports::store::{Store, StreamId, WhenFull};
 use eventmesh_edge_core::route::Router;
 use eventmesh_edge_ingress_mqtt::session::Limits;
-use eventmesh_edge_ingress_mqtt::{SessionOptions, SessionStore, Sessions};
+use eventmesh_edge_ingress_mqtt::{SessionOptions, Sessions};
 use eventmesh_edge_runtime::hub::{HubOptions, NodeHub};
 use eventmesh_edge_sim::{Backend, JournalBackend};
 use std::cell::Cell;
@@ -44,24 +44,6 @@ impl Clock for VirtualClock {
 
     fn monotonic(&self) -> Duration {
         self.elapsed()
-    }
-}
-
-/// The store, as the client table reads it at the start.
-struct Scan<'a>(&'a dyn Store);
-
-impl SessionStore for Scan<'_> {
-    fn scan(
-        &self,
-        table: Table,
-        after: Option<&[u8]>,
-        max: usize,
-    ) -> Result<Vec<(bytes::Bytes, bytes::Bytes)>, ReadError> {
-        self.0.scan(table, &[], after, max)
-    }
-
-    fn before(&self) -> Position {
-        Position(Position::first_of(self.0.stats().epoch).0 - 1)
     }
 }
 
@@ -191,6 +173,6 @@ fn start(
         None => real,
     };
     let sessions = Arc::new(Sessions::new(hub.clone(), port, SessionOptions::default()));
-    sessions.restore(&Scan(&*store)).expect("the simulated disk can be read");
+    sessions.restore(&&*store).expect("the simulated disk can be read");
     Life { store, hub, sessions, task, stop }
 }

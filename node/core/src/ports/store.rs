@@ -206,6 +206,19 @@ pub enum Table {
     Will = 7,
 }
 
+impl Table {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Table; 7] = [
+        Table::Session,
+        Table::Subscription,
+        Table::Inbound,
+        Table::Outbound,
+        Table::Retained,
+        Table::Node,
+        Table::Will,
+    ];
+}
+
 /// One change of keyed state or of a mailbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StateChange {

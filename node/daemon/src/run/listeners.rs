@@ -4,17 +4,15 @@ use super::live::Changes;
 use super::observe::ListenerView;
 use super::stage::{Stage, StopSignal};
 use anyhow::Context;
-use bytes::Bytes;
 use eventmesh_edge_config::{Auth, Config, Listener, ListenerKind, ListenerWhenFull, RedirectWhen};
 use eventmesh_edge_core::Text;
-use eventmesh_edge_core::event::Position;
 use eventmesh_edge_core::ports::clock::Clock;
 use eventmesh_edge_core::ports::hub::{Authenticator, Hub};
-use eventmesh_edge_core::ports::store::{ReadError, Store, Table};
+use eventmesh_edge_core::ports::store::Store;
 use eventmesh_edge_ingress_mqtt::outlet::QueueBounds;
 use eventmesh_edge_ingress_mqtt::{
-    self as mqtt, Limits, ListenerOptions, LivePasswords, SessionOptions, SessionStore, Sessions, Stats,
-    TlsOptions, WhenFull,
+    self as mqtt, Limits, ListenerOptions, LivePasswords, SessionOptions, Sessions, Stats, TlsOptions,
+    WhenFull,
 };
 use std::collections::HashMap;
 use std::path::Path;
@@ -48,7 +46,7 @@ impl Listeners {
         #[cfg(feature = "coap")]
         let coap = super::coap::Listeners::bind(config, &hub, store, clock)?;
         let sessions = Arc::new(Sessions::new(hub, Arc::clone(clock), session_options(config)));
-        let restored = sessions.restore(&StoreScan(store)).context("load the sessions of clients")?;
+        let restored = sessions.restore(&&**store).context("load the sessions of clients")?;
         info!(
             sessions = restored.sessions,
             subscriptions = restored.subscriptions,
@@ -238,17 +236,4 @@ fn options(listener: &Listener, stop_timeout: Duration) -> ListenerOptions {
 
 fn queue(listener: &Listener) -> QueueBounds {
     QueueBounds { max_events: listener.queue_events as usize, max_bytes: listener.queue_bytes.as_usize() }
-}
-
-/// The store, as the client table reads it at the start.
-struct StoreScan<'a>(&'a Arc<dyn Store>);
-
-impl SessionStore for StoreScan<'_> {
-    fn scan(&self, table: Table, after: Option<&[u8]>, max: usize) -> Result<Vec<(Bytes, Bytes)>, ReadError> {
-        self.0.scan(table, &[], after, max)
-    }
-
-    fn before(&self) -> Position {
-        Position(Position::first_of(self.0.stats().epoch).0 - 1)
-    }
 }

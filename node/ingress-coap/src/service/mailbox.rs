@@ -25,7 +25,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// Makes the outlet of a device's mailbox; what it says comes back as [`super::Input::Rung`].
+/// Makes the outlet of a device's mailbox; what it says comes back as [`crate::link::Event::Rung`].
 pub type Bells = Arc<dyn Fn(SessionNo) -> Arc<dyn Outlet> + Send + Sync>;
 
 /// An outlet that takes nothing: it only says that there is something to read.

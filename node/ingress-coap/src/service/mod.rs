@@ -2,7 +2,7 @@
 //!
 //! [`Service::handle`] takes what happened ([`Input`]) and appends what to do ([`Output`]). It asks the hub's namespace
 //! (subscribe, retained) directly, because that answers at once; what becomes durable goes out as [`Action::Submit`] and
-//! comes back as [`Input::Completed`], and only then is the request answered (P1).
+//! comes back as [`Event::Completed`], and only then is the request answered (P1).
 //!
 //! - `publish`: POST, PUT, DELETE and their outcome
 //! - `read`: GET of a value, of the topics under a filter, of `/.well-known/core`
@@ -14,6 +14,7 @@ mod observers;
 mod publish;
 mod read;
 
+use crate::link::Event;
 use crate::path::{self, Target};
 use crate::records::{self, Row};
 use crate::stats::Stats;
@@ -23,8 +24,8 @@ use eventmesh_edge_coap::{Code, Endpoint, ExchangeNo, Params, Request, Response,
 use eventmesh_edge_core::Text;
 use eventmesh_edge_core::event::Position;
 use eventmesh_edge_core::event::Timestamp;
-use eventmesh_edge_core::ports::hub::{Accepted, Delivery, Hub, Submission, SubscriberId};
-use eventmesh_edge_core::ports::store::{CommitError, MailboxItem, ReadError, SessionNo};
+use eventmesh_edge_core::ports::hub::{Hub, Submission, SubscriberId};
+use eventmesh_edge_core::ports::store::SessionNo;
 use mailbox::Mailboxes;
 pub use mailbox::{Bell, Bells};
 use observers::Observers;
@@ -69,24 +70,8 @@ pub enum Input<'a> {
         /// It was sent to a group.
         multicast: bool,
     },
-    /// A submission is durable, or failed.
-    Completed {
-        /// As in [`Action::Submit`].
-        token: u64,
-        /// The outcome.
-        result: Result<Accepted, CommitError>,
-    },
-    /// Somebody published what observers asked for.
-    Delivery(Delivery),
-    /// Something came into a device's mailbox.
-    Rung(SessionNo),
-    /// A piece of a mailbox.
-    Mailbox {
-        /// Whose.
-        session: SessionNo,
-        /// What was read.
-        result: Result<Vec<MailboxItem>, ReadError>,
-    },
+    /// The hub did what it was asked, or has something for somebody.
+    Event(Event),
     /// A deadline may have passed.
     Tick,
 }
@@ -103,14 +88,14 @@ pub struct Output {
 /// Something that needs the world.
 #[derive(Debug)]
 pub enum Action {
-    /// Commit; answer with [`Input::Completed`] carrying the token.
+    /// Commit; answer with [`Event::Completed`] carrying the token.
     Submit {
         /// To be returned.
         token: u64,
         /// What to commit.
         submission: Submission,
     },
-    /// Read the mailbox, a few entries; answer with [`Input::Mailbox`].
+    /// Read the mailbox, a few entries; answer with [`Event::Mailbox`].
     ReadMailbox {
         /// Whose.
         session: SessionNo,
@@ -217,10 +202,10 @@ impl Service {
                 self.stats.add(|s| &s.bytes_in, bytes.len());
                 self.endpoint.receive(cx.now, peer, bytes, multicast, &mut self.said);
             }
-            Input::Completed { token, result } => self.completed(cx, token, result),
-            Input::Delivery(delivery) => self.delivery(cx, &delivery),
-            Input::Rung(session) => self.rung(session, out),
-            Input::Mailbox { session, result } => self.mailbox_read(cx, session, result, out),
+            Input::Event(Event::Completed { token, result }) => self.completed(cx, token, result),
+            Input::Event(Event::Delivery(delivery)) => self.delivery(cx, &delivery),
+            Input::Event(Event::Rung(session)) => self.rung(session, out),
+            Input::Event(Event::Mailbox { session, result }) => self.mailbox_read(cx, session, result, out),
             Input::Tick => {
                 self.endpoint.tick(cx.now, &mut self.said);
                 self.note_figures();

@@ -9,14 +9,14 @@ use bytes::Bytes;
 use eventmesh_edge_core::Text;
 use eventmesh_edge_core::event::{Position, Timestamp};
 use eventmesh_edge_core::ports::hub::Submission;
-use eventmesh_edge_core::ports::store::{ReadError, SessionNo, StateChange, Table};
+use eventmesh_edge_core::ports::store::{ReadError, SessionNo, StateChange, Store, Table};
 use eventmesh_edge_core::topic::TopicFilter;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// What the client table reads at the start; the daemon adapts the store to it.
+/// What the client table reads at the start: a store, by reference.
 pub trait SessionStore {
     /// Up to `max` entries of `table` after the key `after`, in key order.
     ///
@@ -26,6 +26,16 @@ pub trait SessionStore {
 
     /// Messages of before this start have positions up to here, those of this start later ones.
     fn before(&self) -> Position;
+}
+
+impl<S: Store + ?Sized> SessionStore for &S {
+    fn scan(&self, table: Table, after: Option<&[u8]>, max: usize) -> Result<Vec<(Bytes, Bytes)>, ReadError> {
+        Store::scan(*self, table, &[], after, max)
+    }
+
+    fn before(&self) -> Position {
+        Position(Position::first_of(self.stats().epoch).0 - 1)
+    }
 }
 
 /// What a start found.

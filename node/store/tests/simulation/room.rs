@@ -4,12 +4,11 @@ use super::support::*;
 use bytes::Bytes;
 use eventmesh_edge_core::event::Position;
 use eventmesh_edge_core::ports::store::{
-    Change, Commit, CommitError, Loss, LossReason, StateChange, StateValue, Store, Table,
+    Commit, CommitError, Loss, LossReason, StateChange, StateValue, Store, Table,
 };
 use eventmesh_edge_store::disk::Disk;
 use eventmesh_edge_store::{SimSite, SteppedStore};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 /// Nobody can have a byte more than is taken now.
 fn fill_up(site: &SimSite) {
@@ -91,11 +90,7 @@ fn cursors_sessions_and_the_ledger_go_on_when_no_event_can() {
 fn room_that_returns_is_told_without_a_commit() {
     let site = SimSite::new();
     let (store, _) = open(&site);
-    let room = Arc::new(AtomicU64::new(0));
-    let seen = Arc::clone(&room);
-    store.watch(Arc::new(move |change| {
-        seen.fetch_add(u64::from(change == Change::Room), Ordering::SeqCst);
-    }));
+    let room = count_room(&store);
     fill_up(&site);
     publish_until_full(&store, 0);
     store.tick(NOW);

@@ -4,11 +4,10 @@ use super::support::*;
 use bytes::Bytes;
 use eventmesh_edge_core::event::{Event, Position};
 use eventmesh_edge_core::ports::store::{
-    Change, Commit, CommitError, LossReason, MailboxEntry, NewEvent, SessionNo, Store,
+    Commit, CommitError, LossReason, MailboxEntry, NewEvent, SessionNo, Store,
 };
 use eventmesh_edge_store::{SimSite, SteppedStore};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 #[test]
@@ -108,11 +107,7 @@ fn a_lost_generation_is_counted_to_the_event() {
 fn a_full_disk_refuses_and_everything_goes_on_when_it_is_not() {
     let site = SimSite::new();
     let (store, _) = open(&site);
-    let room = Arc::new(AtomicU64::new(0));
-    let seen = Arc::clone(&room);
-    store.watch(Arc::new(move |change| {
-        seen.fetch_add(u64::from(change == Change::Room), Ordering::SeqCst);
-    }));
+    let room = count_room(&store);
     site.disk.set_capacity(site.disk.used() + 2 * (16 << 10));
     let mut accepted = Vec::new();
     let mut refused = 0;

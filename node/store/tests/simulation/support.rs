@@ -2,10 +2,11 @@
 
 use eventmesh_edge_core::event::{Event, Position, Qos, StoredEvent, Timestamp, Via};
 use eventmesh_edge_core::ports::store::{
-    Commit, CommitError, Consumer, CursorChange, LossReason, NewEvent, Read, Store, StoreSpec, StreamId,
-    StreamSpec, UplinkId, WhenFull,
+    Change, Commit, CommitError, Consumer, CursorChange, LossReason, NewEvent, Read, Store, StoreSpec,
+    StreamId, StreamSpec, UplinkId, WhenFull,
 };
 use eventmesh_edge_store::{Opened, SimSite, SteppedStore, StoreOptions};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 pub(crate) const NOW: Timestamp = Timestamp(1_790_000_000_000);
@@ -117,6 +118,16 @@ pub(crate) fn waiting(store: &dyn Store, consumer: Consumer) -> Vec<StoredEvent>
 
 pub(crate) fn positions(events: &[StoredEvent]) -> Vec<Position> {
     events.iter().map(|e| e.position).collect()
+}
+
+/// How often the store has said from now on that there is room again.
+pub(crate) fn count_room(store: &dyn Store) -> Arc<AtomicU64> {
+    let room = Arc::new(AtomicU64::new(0));
+    let seen = Arc::clone(&room);
+    store.watch(Arc::new(move |change| {
+        seen.fetch_add(u64::from(change == Change::Room), Ordering::SeqCst);
+    }));
+    room
 }
 
 pub(crate) fn lost(store: &dyn Store, reason: LossReason) -> u64 {

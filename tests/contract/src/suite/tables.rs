@@ -8,16 +8,6 @@ use eventmesh_edge_core::ports::store::{
     Commit, SessionNo, StateChange, StateValue, Store, StreamId, Table, WhenFull,
 };
 
-const TABLES: [Table; 7] = [
-    Table::Session,
-    Table::Subscription,
-    Table::Inbound,
-    Table::Outbound,
-    Table::Retained,
-    Table::Node,
-    Table::Will,
-];
-
 fn put(table: Table, key: impl Into<Bytes>, value: impl Into<Bytes>) -> StateChange {
     StateChange::Put { table, key: key.into(), value: StateValue::Bytes(value.into()) }
 }
@@ -64,9 +54,9 @@ pub fn changes_apply_in_their_order<F: Factory>(make: impl Fn() -> F) {
 /// The same key in another table is another entry.
 pub fn tables_do_not_see_each_other<F: Factory>(make: impl Fn() -> F) {
     let store = make().open(spec_of_one(1 << 20, WhenFull::Refuse));
-    commit(&*store, state_of(TABLES.map(|t| put(t, "k", format!("{t:?}")))));
+    commit(&*store, state_of(Table::ALL.map(|t| put(t, "k", format!("{t:?}")))));
     commit(&*store, state_of([delete(Table::Inbound, b"k")]));
-    for table in TABLES {
+    for table in Table::ALL {
         let expected = (table != Table::Inbound).then(|| Bytes::from(format!("{table:?}")));
         assert_eq!(get(&*store, table, b"k"), expected);
         assert_eq!(store.scan(table, b"", None, 9).unwrap().len(), usize::from(expected.is_some()));
@@ -199,14 +189,14 @@ pub fn tables_survive_a_restart<F: Factory>(make: impl Fn() -> F) {
     let factory = make();
     let spec = spec_of_one(1 << 20, WhenFull::Refuse);
     let store = factory.open(spec.clone());
-    for table in TABLES {
+    for table in Table::ALL {
         commit(&*store, state_of((0..100).map(|n| put(table, format!("k{n:03}"), format!("{table:?}{n}")))));
     }
     commit(&*store, state_of([delete(Table::Node, b"k050"), put(Table::Node, "k051", "new")]));
     let store = reopen(&factory, store, spec.clone());
     commit(&*store, state_of([put(Table::Node, "k050", "back"), delete(Table::Session, b"k000")]));
     let store = reopen(&factory, store, spec);
-    for table in TABLES {
+    for table in Table::ALL {
         let entries = store.scan(table, b"k", None, 1000).unwrap();
         assert_eq!(entries.len(), 100 - usize::from(table == Table::Session), "{table:?}");
     }

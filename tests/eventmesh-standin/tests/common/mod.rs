@@ -6,9 +6,8 @@ use eventmesh_edge_core::Text;
 use eventmesh_edge_core::event::{Event, Properties, Via};
 use eventmesh_edge_core::ports::store::Class;
 use eventmesh_edge_core::ports::uplink::{Downward, Outgoing, Uplink, UplinkEvent};
-use eventmesh_edge_standin::StandIn;
 use eventmesh_edge_standin::proto::CloudEvent;
-use eventmesh_edge_standin::proto::cloud_event::Data;
+use eventmesh_edge_standin::{StandIn, valve_command};
 use eventmesh_edge_uplink_eventmesh::{Address, EventMeshUplink, Options};
 use eventmesh_edge_uplink_testing::events::{event, outgoing_of};
 use std::net::SocketAddr;
@@ -46,7 +45,6 @@ pub(crate) fn outgoing_with(
 
 /// A command as a cloud application publishes it.
 pub(crate) fn command(id: &str) -> CloudEvent {
-    let attribute = |text: &str| eventmesh_edge_standin::attribute(text);
     let attributes = [
         ("env", "prod"),
         ("idc", "cloud"),
@@ -67,14 +65,7 @@ pub(crate) fn command(id: &str) -> CloudEvent {
         ("edgetopic", "valve/1/set"),
         ("urgency", "high"),
     ];
-    CloudEvent {
-        id: id.to_owned(),
-        source: "/cloud/app".to_owned(),
-        spec_version: "1.0".to_owned(),
-        r#type: "com.example.valve.set".to_owned(),
-        attributes: attributes.iter().map(|(n, v)| ((*n).to_owned(), attribute(v))).collect(),
-        data: Some(Data::TextData("open".to_owned())),
-    }
+    valve_command(id, &attributes)
 }
 
 /// Waits for a condition of the stand-in.
