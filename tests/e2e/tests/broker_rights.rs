@@ -8,6 +8,7 @@ use eventmesh_edge_e2e::node::Node;
 use eventmesh_edge_e2e::raw::RawClient;
 use eventmesh_edge_e2e::tools::foreign;
 use eventmesh_edge_e2e::{Result, eventually};
+use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
@@ -51,13 +52,29 @@ impl Mosquitto {
         Ok(Mosquitto { dir, child, addr })
     }
 
-    /// Another access list, read by the running broker.
-    fn grant(&self, rights: &str) -> Result {
+    /// Another access list, read by the running broker while nothing comes from the node: mosquitto takes the signal up
+    /// behind the next packet, and would refuse one of a sequence and take those behind it.
+    async fn grant(&self, node: &Node, rights: &str) -> Result {
         std::fs::write(self.dir.path().join("rights"), rights)?;
-        let pid = self.child.id().ok_or("mosquitto has ended")?.try_into()?;
-        let pid = rustix::process::Pid::from_raw(pid).ok_or("pid 0")?;
-        Ok(rustix::process::kill_process(pid, rustix::process::Signal::HUP)?)
+        signal(node.pid()?, Signal::STOP)?;
+        self.has_turned_round().await?;
+        signal(self.child.id().ok_or("mosquitto has ended")?.try_into()?, Signal::HUP)?;
+        self.has_turned_round().await?;
+        signal(node.pid()?, Signal::CONT)
     }
+
+    /// Waits until its loop has gone round a few times: what had come in before is answered, and signals are taken up.
+    async fn has_turned_round(&self) -> Result {
+        for _ in 0..10 {
+            RawClient::new("visitor", self.addr).connect().await?;
+        }
+        Ok(())
+    }
+}
+
+fn signal(pid: i32, signal: Signal) -> Result {
+    let pid = Pid::from_raw(pid).ok_or("pid 0")?;
+    Ok(kill_process(pid, signal)?)
 }
 
 /// Short delays between attempts: a test waits for the next one.
@@ -113,7 +130,7 @@ async fn a_broker_that_takes_nothing_costs_time_and_no_event() -> Result {
     assert_eq!(auditor.seen().len(), 0);
     assert_eq!(node.status()?["uplinks"][0]["backlog_events"], EVENTS);
 
-    broker.grant("topic readwrite #\n")?;
+    broker.grant(&node, "topic readwrite #\n").await?;
     let distinct = |seen: &[Received]| seen.iter().map(Received::identity).collect::<BTreeSet<_>>().len();
     eventually("everything arrives", async || (distinct(&auditor.seen()) == EVENTS as usize).then_some(()))
         .await
@@ -158,7 +175,7 @@ async fn a_topic_that_is_refused_arrives_late_and_others_do_not_wait() -> Result
     refused(&node, 3).await?;
     assert!(numbers(&auditor.seen(), "forbidden/temp").is_empty());
 
-    broker.grant("topic readwrite #\n")?;
+    broker.grant(&node, "topic readwrite #\n").await?;
     eventually("what was refused arrives", async || {
         (numbers(&auditor.seen(), "forbidden/temp").len() >= EVENTS as usize).then_some(())
     })
