@@ -16,7 +16,7 @@
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -76,10 +76,30 @@ struct Books {
     late: u64,
 }
 
+/// Beyond it a number is none that counts events: the Java SDK's `seqnum` is thirty random digits.
+const COUNTED_MAX: u64 = 1 << 28;
+
 #[derive(Default)]
 struct Seen {
     bits: Vec<u64>,
     highest: u64,
+    random: HashSet<u64>,
+}
+
+impl Seen {
+    /// False if it came before.
+    fn add(&mut self, number: u64) -> bool {
+        if number >= COUNTED_MAX {
+            return self.random.insert(number);
+        }
+        let (word, bit) = ((number / 64) as usize, 1 << (number % 64));
+        if self.bits.len() <= word {
+            self.bits.resize(word + 1, 0);
+        }
+        let new = self.bits[word] & bit == 0;
+        self.bits[word] |= bit;
+        new
+    }
 }
 
 impl Books {
@@ -104,12 +124,7 @@ impl Books {
             self.seen.insert(source.to_vec(), Seen::default());
         }
         let seen = self.seen.get_mut(source).unwrap();
-        let (word, bit) = ((number / 64) as usize, 1 << (number % 64));
-        if seen.bits.len() <= word {
-            seen.bits.resize(word + 1, 0);
-        }
-        if seen.bits[word] & bit == 0 {
-            seen.bits[word] |= bit;
+        if seen.add(number) {
             self.distinct += 1;
             self.late += u64::from(number < seen.highest);
             seen.highest = seen.highest.max(number);
@@ -228,8 +243,9 @@ fn identity(message: &[u8]) -> (&[u8], u64) {
     (source, number)
 }
 
+/// Of more than 19 digits what is left is as good as random.
 fn decimal(digits: &[u8]) -> u64 {
-    digits.iter().fold(0, |n, digit| n * 10 + u64::from(digit.wrapping_sub(b'0')))
+    digits.iter().fold(0_u64, |n, digit| n.wrapping_mul(10).wrapping_add(digit.wrapping_sub(b'0').into()))
 }
 
 /// The length-delimited fields of a protobuf message; numbers are passed over.
