@@ -39,6 +39,14 @@ pub enum Input {
         /// In words.
         cause: Text,
     },
+    /// Nobody took the connection: as [`Input::Down`], but the next attempt costs nobody anything and is made soon
+    /// ([`Options::unreachable_max`](super::Options::unreachable_max)).
+    Unreachable {
+        /// In words.
+        cause: Text,
+    },
+    /// Bytes of what is in flight are still leaving: the time that an answer may take begins anew.
+    Leaving,
     /// The upstream takes nothing at present, whatever it is given: as [`Input::Down`], but no event is suspected.
     Unavailable {
         /// In words.

@@ -77,7 +77,7 @@ pub(super) struct Flow {
     pub(super) given_up: VecDeque<(Position, usize)>,
     cursor: Position,
     /// The last one that left the slots.
-    passed: Position,
+    pub(super) passed: Position,
     pub(super) held: Held,
     /// An event was read that is settled already, after the last slot.
     pub(super) skipped: bool,

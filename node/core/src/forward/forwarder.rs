@@ -115,8 +115,11 @@ impl Forwarder {
             self.wake = None;
             self.wake(now, out);
         }
-        self.flows.iter_mut().for_each(Flow::begin_pass);
         self.pump(now, wall, out);
+        // A probe that is too old to be sent is settled there and then, and nobody's answer would begin the pass.
+        while self.begin_passes(now) {
+            self.pump(now, wall, out);
+        }
         self.park(now);
         self.fetch(out);
         self.commit(now, out);
@@ -167,6 +170,8 @@ impl Forwarder {
             Input::FetchFailed { stream, class } => self.fetch_failed(now, stream, class),
             Input::Up { window, address } => self.up(now, window, address, out),
             Input::Down { cause } => self.down(now, cause, out),
+            Input::Unreachable { cause } => self.unreachable(now, cause, out),
+            Input::Leaving => self.leaving(now),
             Input::Unavailable { cause, retry_after } => self.unavailable(now, cause, retry_after, out),
             Input::Replaced { addresses } => self.replaced(now, addresses, out),
             Input::Acked { stream, position } => self.acked(now, stream, position),
@@ -247,6 +252,28 @@ impl Forwarder {
         match self.link.state() {
             State::Up { .. } | State::Connecting { .. } => self.lost(now, cause, None, out),
             State::Idle | State::Waiting { .. } => {}
+        }
+    }
+
+    fn unreachable(&mut self, now: Duration, cause: Text, out: &mut Vec<Action>) {
+        match self.link.state() {
+            State::Connecting { .. } => {
+                let retry_at = self.link.unreachable(now, &mut self.jitter);
+                out.push(Action::Report(Report::Down { cause, retry_at }));
+            }
+            // A connection that is there was taken by somebody.
+            State::Up { .. } => self.down(now, cause, out),
+            State::Idle | State::Waiting { .. } => {}
+        }
+    }
+
+    /// A slow link is not a dead one.
+    fn leaving(&mut self, now: Duration) {
+        if self.link.is_up() && self.in_flight.events > 0 {
+            self.progress_at = now;
+            for flow in self.flows.iter_mut().filter(|flow| flow.in_flight.events > 0) {
+                flow.progress_at = now;
+            }
         }
     }
 
@@ -509,6 +536,18 @@ impl Forwarder {
     }
 
     // --- actions
+
+    /// True if a flow has begun to read again what it had set aside.
+    fn begin_passes(&mut self, now: Duration) -> bool {
+        let mut begun = false;
+        for idx in 0..self.flows.len() {
+            if self.flows.get_mut(idx).is_some_and(Flow::begin_pass) {
+                self.settle(now, idx);
+                begun = true;
+            }
+        }
+        begun
+    }
 
     /// Sends what may be sent: first every flow up to its guaranteed share, then the rest of the window in turns.
     fn pump(&mut self, now: Duration, wall: Timestamp, out: &mut Vec<Action>) {

@@ -226,10 +226,11 @@ impl Flow {
         self.leave(no);
     }
 
-    /// Begins to read again what was set aside, once nothing is in flight and no read is under way.
-    pub(super) fn begin_pass(&mut self) {
+    /// Begins to read again what was set aside, once nothing is in flight and no read is under way. True if it did; the
+    /// caller moves the cursor on.
+    pub(super) fn begin_pass(&mut self) -> bool {
         if !self.held.pass_wanted || self.in_flight.events > 0 || self.reading.is_outstanding() {
-            return;
+            return false;
         }
         (self.held.pass_wanted, self.held.pass_at, self.held.unprobed) = (false, None, false);
         while let Some(slot) = self.slots.pop_front() {
@@ -249,10 +250,12 @@ impl Flow {
         if let Some(after) = self.held.aside.begin_pass(self.reading.through()) {
             self.reading.rewind(after);
         }
+        true
     }
 
-    /// A slot leaves the flow at a pass.
+    /// A slot leaves the flow at a pass. It left, settled or not: with nothing aside the cursor passes it.
     fn pass_or_leave(&mut self, slot: &Slot) {
+        self.passed = self.passed.max(slot.position);
         if slot.event.is_some() {
             self.waiting.remove(slot.bytes());
         }

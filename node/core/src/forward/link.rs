@@ -30,10 +30,13 @@ pub(super) struct Attempt {
 pub(super) struct Link {
     state: State,
     index: usize,
-    /// Attempts since the last good connection.
+    /// Attempts since the last good connection that somebody took.
     failures: u32,
+    /// Attempts in a row that nobody took.
+    unanswered: u32,
     addresses: usize,
     backoff: Backoff,
+    probing: Backoff,
     timeout: Duration,
     stable_after: Duration,
 }
@@ -44,8 +47,10 @@ impl Link {
             state: State::Idle,
             index: 0,
             failures: 0,
+            unanswered: 0,
             addresses: options.addresses.max(1),
             backoff: options.connect,
+            probing: probing(options),
             timeout: options.connect_timeout,
             stable_after: options.stable_after,
         }
@@ -100,10 +105,27 @@ impl Link {
         } else {
             self.index = (self.index + 1) % self.addresses;
         }
-        let round = self.failures / u32::try_from(self.addresses).unwrap_or(u32::MAX);
+        let round = self.round(self.failures);
         self.failures = self.failures.saturating_add(1);
+        self.unanswered = 0;
         let pause = if self.addresses == 1 { pause } else { Duration::ZERO };
-        let until = now + jitter.delay(self.backoff, round).max(pause);
+        self.wait(now + jitter.delay(self.backoff, round).max(pause))
+    }
+
+    /// Nobody took the connection. The next address is tried, and soon: a closed port is no work for anybody, and how long
+    /// a link is back unnoticed is what an outage adds to itself. What upstreams that did answer have asked for stays.
+    pub(super) fn unreachable(&mut self, now: Duration, jitter: &mut Jitter) -> Duration {
+        self.index = (self.index + 1) % self.addresses;
+        let round = self.round(self.unanswered);
+        self.unanswered = self.unanswered.saturating_add(1);
+        self.wait(now + jitter.delay(self.probing, round))
+    }
+
+    fn round(&self, attempts: u32) -> u32 {
+        attempts / u32::try_from(self.addresses).unwrap_or(u32::MAX)
+    }
+
+    fn wait(&mut self, until: Duration) -> Duration {
         self.state = State::Waiting { until };
         until
     }
@@ -116,6 +138,11 @@ impl Link {
             State::Idle | State::Up { .. } => None,
         }
     }
+}
+
+fn probing(options: &Options) -> Backoff {
+    let cap = options.unreachable_max.max(Duration::from_millis(1)).min(options.connect.cap);
+    Backoff { base: options.connect.base.min(cap), cap }
 }
 
 #[cfg(test)]
@@ -198,6 +225,35 @@ mod tests {
         link.attempt(at(0));
         assert!(link.down(at(0), at(120_000), &mut jitter) <= at(250), "the other one may be fine");
         assert_eq!(link.attempt(at(250)).index, 1);
+    }
+
+    #[test]
+    fn a_closed_port_is_tried_every_second_and_a_server_that_refuses_is_not() {
+        let (mut link, mut jitter) = link(1);
+        let mut now = at(0);
+        for _ in 0..1_000 {
+            link.attempt(now);
+            let until = link.unreachable(now, &mut jitter);
+            assert!(until - now >= at(125) && until - now <= at(1_000), "{:?}", until - now);
+            now = until;
+        }
+        assert!(now >= at(480_000), "on average three quarters of a second: {now:?}");
+        let first = link.down(now, NO_PAUSE, &mut jitter) - now;
+        assert!(first <= at(250), "it has not refused us before: {first:?}");
+        let mut last = now;
+        for _ in 0..12 {
+            last = link.down(last, NO_PAUSE, &mut jitter);
+            last = link.unreachable(last, &mut jitter);
+        }
+        assert!(last - now >= at(100_000), "a port that is closed now and then hides no refusals: {:?}", last - now);
+    }
+
+    #[test]
+    fn whoever_is_patient_with_everybody_is_so_with_a_closed_port() {
+        let options = Options { unreachable_max: at(60_000), ..Options::new(UplinkId(0)) };
+        let (mut link, mut jitter) = (Link::new(&options), Jitter::new(1));
+        let delays: Vec<_> = (0..12).map(|_| link.unreachable(at(0), &mut jitter)).collect();
+        assert!(delays[11] >= at(15_000) && delays[11] <= at(30_000), "{delays:?}");
     }
 
     #[test]

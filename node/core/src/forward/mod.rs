@@ -30,7 +30,7 @@
 //!
 //! - [`Input::Start`] once; time that does not go back; actions carried out in the order given, before or after the next
 //!   step, as suits.
-//! - Each [`Action::Connect`] is answered by one `Up`, `Down` or `Unavailable`, each [`Action::Fetch`] by one `Fetched` or
+//! - Each [`Action::Connect`] is answered by one `Up`, `Down`, `Unreachable` or `Unavailable`, each [`Action::Fetch`] by one `Fetched` or
 //!   `FetchFailed`, each [`Action::CommitCursor`] by one `CursorCommitted` or `CommitFailed`, now or later. `Acked` and
 //!   `Failed` may come in any order, twice, never, or after the connection has ended.
 //! - Only the newest [`Action::WakeAt`] counts: [`Input::Timer`] when it has come. Nothing is done by polling; while

@@ -78,6 +78,9 @@ pub struct Options {
     pub retry: Backoff,
     /// Delays between attempts to connect.
     pub connect: Backoff,
+    /// Longest delay between attempts while nobody takes the connection. Such an attempt is two packets; this is the longest
+    /// that a link may be back unnoticed. [`Options::connect`] is for upstreams that are there and do not let us in.
+    pub unreachable_max: Duration,
     /// How long one attempt to connect may take.
     pub connect_timeout: Duration,
     /// A connection that lasted this long, or that acknowledged something, resets the backoff.
@@ -109,6 +112,7 @@ impl Options {
             attempts_max: 16,
             retry: Backoff { base: Duration::from_millis(250), cap: Duration::from_secs(30) },
             connect: Backoff { base: Duration::from_millis(250), cap: Duration::from_secs(30) },
+            unreachable_max: Duration::from_secs(1),
             connect_timeout: Duration::from_secs(10),
             stable_after: Duration::from_secs(10),
             answer_timeout: Duration::from_secs(60),

@@ -158,3 +158,43 @@ fn a_small_memory_is_enough() {
     world.ack_all();
     assert_eq!((acked(&world), world.cursor(0)), (4_000, Some(world.last(0))));
 }
+
+/// Found by a property test: what was taken behind an event that backed off when everything was read again kept the cursor
+/// before it until the next event came.
+#[test]
+fn what_was_taken_before_a_pass_is_passed_after_it() {
+    let mut world = closed(options());
+    for topic in ["t0", "t1", "t2"] {
+        world.append(0, topic);
+    }
+    world.connect(usize::MAX);
+    world.hold(0);
+    world.fail(0, Class::Retry);
+    world.ack(0);
+    world.closed.clear();
+    // The first is tried again and taken; the second is read again, the third is not.
+    world.pass(ms(1_000));
+    world.ack_all();
+    assert_eq!((acked(&world), world.cursor(0)), (3, Some(world.last(0))));
+    assert_eq!(receipts(&world)[&(0, world.last(0))], 1);
+    world.settle();
+}
+
+/// A probe that is too old to be tried again is nobody's to answer: the pass begins without an answer.
+#[test]
+fn a_held_event_that_expires_stalls_nothing() {
+    let mut world = closed(options());
+    let soon = world.wall.after(ms(500));
+    world.put(0, "t0", |e| e.event.expires = Some(soon));
+    world.backlog(0, 3, in_turn);
+    world.connect(usize::MAX);
+    world.ack_all();
+    assert_eq!(acked(&world), 1);
+    world.wall = soon;
+    world.closed.clear();
+    world.pass(ms(1_000));
+    world.ack_all();
+    world.settle();
+    assert_eq!((acked(&world), world.logs[0].counted), (3, 1));
+    assert_eq!(world.logs[0].cursor, world.last(0));
+}

@@ -487,7 +487,7 @@ impl World {
         };
         let idle = self.up && self.logs.iter().enumerate().all(done);
         if started && !owed && !idle {
-            assert!(self.wake.is_some(), "stalled");
+            assert!(self.wake.is_some(), "stalled: {:?}", self.forwarder);
         }
     }
 }
