@@ -1,22 +1,50 @@
-//! Which message ids of one peer were used lately, and what they were answered with (RFC 7252 section 4.5).
+//! Which requests were seen lately, and what they were answered with (RFC 7252 section 4.5).
 //!
-//! The newest [`RECENT_MAX`] requests are remembered one by one, with a hash of their bytes: a retransmission has the very
-//! bytes of the first copy, so an id that comes with other bytes is a sender that counts its ids from the start again,
-//! and not a duplicate. To take it for one would lose a message that was answered. What is older is remembered as runs
-//! of consecutive ids with one answer, for EXCHANGE_LIFETIME, in so little memory that a peer which sends forty requests
-//! a second is covered for all of it (P5). A run forgets its ids as a whole, at the latest [`RUN_SECS`] after the lifetime
-//! of its first one. Of a peer whose ids are in no order only the newest [`RUNS_MAX`] older ids are known.
+//! A copy of a request has its very bytes: what is remembered is a [`Fingerprint`] of endpoint and datagram, which is
+//! endpoint, message id and everything else. An id that comes with other bytes is a sender that counts its ids from the
+//! start again, and not a duplicate: to take it for one would lose a message that was answered, and to answer it with
+//! another's answer would lie.
+//!
+//! The newest [`RECENT_MAX`] requests of a peer are its own ([`Dedup`]); older ones are in one [`History`] of all peers,
+//! bounded by [`super::Params::history_max`], for EXCHANGE_LIFETIME. What does not fit there is forgotten: a copy that
+//! comes later still is a new request, stored at least once and never lost.
 
+use super::PeerKey;
 use crate::code::Code;
+use blake2::digest::consts::U8;
+use blake2::{Blake2s, Digest};
+use std::collections::{HashMap, VecDeque};
 
-/// Requests remembered one by one.
+/// Requests of one peer that nobody else's push out.
 pub(super) const RECENT_MAX: usize = 40;
-/// Runs of earlier ones.
-pub(super) const RUNS_MAX: usize = 20;
-/// What one run spans.
-const RUN_SECS: u32 = 32;
-/// Ids in all runs together: an id comes again after 65,536 others, and then it is new.
-const RUN_IDS_MAX: u32 = 49_152;
+
+/// Names a request among all others: a hash of who sent it and of its bytes. It is the same after a restart. Nobody finds
+/// two requests with one fingerprint, so nobody can make another's request look like a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fingerprint(pub u64);
+
+impl Fingerprint {
+    /// Of a datagram.
+    #[must_use]
+    pub fn of<P: PeerKey>(peer: P, datagram: &[u8]) -> Fingerprint {
+        Fingerprint::of_parts(peer, b"message", [datagram].into_iter())
+    }
+
+    /// Of something that a peer did, told by its parts.
+    pub(super) fn of_parts<'a, P: PeerKey>(
+        peer: P,
+        what: &[u8],
+        parts: impl Iterator<Item = &'a [u8]>,
+    ) -> Fingerprint {
+        let mut hash = Blake2s::<U8>::new_with_prefix(what);
+        peer.feed(&mut |bytes| hash.update(bytes));
+        for part in parts {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        Fingerprint(u64::from_be_bytes(hash.finalize().into()))
+    }
+}
 
 /// How a request was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +59,7 @@ pub(super) enum How {
     Apart,
 }
 
-/// What is known of a message id.
+/// What is known of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Seen {
     /// Nothing: it is remembered as busy from now on.
@@ -44,28 +72,16 @@ pub(super) enum Seen {
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    id: u16,
+    fingerprint: Fingerprint,
+    until_secs: u32,
     code: Code,
     how: How,
-    hash: u32,
-    at_secs: u32,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Run {
-    first: u16,
-    /// How many follow the first.
-    more: u16,
-    code: Code,
-    how: How,
-    from_secs: u32,
-}
-
-/// See the module's description.
+/// The newest requests of one peer, in the order in which they came.
 #[derive(Debug, Default)]
 pub(super) struct Dedup {
     recent: Vec<Entry>,
-    runs: Vec<Run>,
 }
 
 impl How {
@@ -75,57 +91,64 @@ impl How {
 }
 
 impl Dedup {
-    /// Looks an id up, and remembers it if it is new.
-    pub(super) fn look(&mut self, id: u16, hash: u32, now_secs: u32, lifetime_secs: u32) -> Seen {
-        self.forget_old(now_secs, lifetime_secs);
-        if let Some(at) = self.recent.iter().rposition(|entry| entry.id == id) {
-            let Some(entry) = self.recent.get(at).copied() else { return Seen::New };
-            if entry.hash == hash {
-                return match entry.how {
-                    How::Busy => Seen::Busy,
-                    how => Seen::Answered(entry.code, how),
-                };
-            }
-            self.recent.remove(at);
-        } else if let Some(run) = self.runs.iter().find(|run| run.contains(id)) {
-            return Seen::Answered(run.code, run.how);
+    /// Looks a request up, and remembers it if it is new.
+    pub(super) fn look(
+        &mut self,
+        fingerprint: Fingerprint,
+        now_secs: u32,
+        lifetime_secs: u32,
+        history: &mut History,
+    ) -> Seen {
+        self.forget_old(now_secs);
+        if let Some(entry) = self.recent.iter().rfind(|entry| entry.fingerprint == fingerprint) {
+            return match entry.how {
+                How::Busy => Seen::Busy,
+                how => Seen::Answered(entry.code, how),
+            };
         }
-        self.make_room();
-        self.recent.push(Entry { id, code: Code::EMPTY, how: How::Busy, hash, at_secs: now_secs });
+        if let Some((code, how)) = history.get(fingerprint, now_secs) {
+            return Seen::Answered(code, how);
+        }
+        self.make_room(history);
+        let until_secs = now_secs.saturating_add(lifetime_secs);
+        self.recent.push(Entry { fingerprint, until_secs, code: Code::EMPTY, how: How::Busy });
         Seen::New
     }
 
     /// The request is answered.
-    pub(super) fn answered(&mut self, id: u16, code: Code, how: How) {
-        if let Some(entry) = self.recent.iter_mut().rfind(|entry| entry.id == id) {
+    pub(super) fn answered(&mut self, fingerprint: Fingerprint, code: Code, how: How) {
+        if let Some(entry) = self.recent.iter_mut().rfind(|entry| entry.fingerprint == fingerprint) {
             (entry.code, entry.how) = (code, how);
         }
     }
 
     /// The request was not taken: the next copy is a new one.
-    pub(super) fn forget(&mut self, id: u16) {
-        self.recent.retain(|entry| entry.id != id);
+    pub(super) fn forget(&mut self, fingerprint: Fingerprint) {
+        self.recent.retain(|entry| entry.fingerprint != fingerprint);
     }
 
     /// True if nothing in here is young enough to matter.
-    pub(super) fn is_idle(&mut self, now_secs: u32, lifetime_secs: u32) -> bool {
-        self.forget_old(now_secs, lifetime_secs);
-        self.recent.is_empty() && self.runs.is_empty()
+    pub(super) fn is_idle(&mut self, now_secs: u32) -> bool {
+        self.forget_old(now_secs);
+        self.recent.is_empty()
     }
 
-    fn forget_old(&mut self, now_secs: u32, lifetime_secs: u32) {
-        let old = |at_secs: u32| now_secs.saturating_sub(at_secs) > lifetime_secs;
-        if self.recent.first().is_some_and(|entry| old(entry.at_secs)) {
-            self.recent.retain(|entry| entry.how.is_open() || !old(entry.at_secs));
-        }
-        if self.runs.first().is_some_and(|run| old(run.from_secs.saturating_add(RUN_SECS))) {
-            self.runs.retain(|run| !old(run.from_secs.saturating_add(RUN_SECS)));
+    /// The peer is forgotten; what it was answered is not, as far as there is room.
+    pub(super) fn leave(self, history: &mut History) {
+        for entry in self.recent.into_iter().filter(|entry| !entry.how.is_open()) {
+            history.put(entry.fingerprint, entry.code, entry.how, entry.until_secs);
         }
     }
 
-    /// Moves the oldest answered request to the runs if there is no room. The endpoint bounds what one peer may have
+    fn forget_old(&mut self, now_secs: u32) {
+        if self.recent.first().is_some_and(|entry| entry.until_secs < now_secs) {
+            self.recent.retain(|entry| entry.how.is_open() || entry.until_secs >= now_secs);
+        }
+    }
+
+    /// The oldest answered request goes to the history if there is no room. The endpoint bounds what one peer may have
     /// unanswered, so there is one.
-    fn make_room(&mut self) {
+    fn make_room(&mut self, history: &mut History) {
         if self.recent.len() < RECENT_MAX {
             if self.recent.len() == self.recent.capacity() {
                 self.recent.reserve_exact(8.min(RECENT_MAX - self.recent.len()));
@@ -135,47 +158,60 @@ impl Dedup {
         let oldest = self.recent.iter().position(|entry| !entry.how.is_open()).unwrap_or(0);
         let entry = self.recent.remove(oldest);
         if !entry.how.is_open() {
-            self.fold(entry);
-        }
-    }
-
-    fn fold(&mut self, entry: Entry) {
-        if let Some(run) = self.runs.iter_mut().rfind(|run| run.takes(&entry)) {
-            run.more += 1;
-        } else {
-            if self.runs.len() >= RUNS_MAX {
-                self.runs.remove(0);
-            } else if self.runs.len() == self.runs.capacity() {
-                self.runs.reserve_exact(4.min(RUNS_MAX - self.runs.len()));
-            }
-            let Entry { id, code, how, at_secs, .. } = entry;
-            self.runs.push(Run { first: id, more: 0, code, how, from_secs: at_secs });
-        }
-        while self.runs.iter().map(|run| u32::from(run.more) + 1).sum::<u32>() > RUN_IDS_MAX {
-            self.runs.remove(0);
+            history.put(entry.fingerprint, entry.code, entry.how, entry.until_secs);
         }
     }
 }
 
-impl Run {
-    fn contains(&self, id: u16) -> bool {
-        id.wrapping_sub(self.first) <= self.more
-    }
-
-    fn takes(&self, entry: &Entry) -> bool {
-        self.more < u16::MAX / 4
-            && entry.id == self.first.wrapping_add(self.more).wrapping_add(1)
-            && (entry.code, entry.how) == (self.code, self.how)
-            && entry.at_secs.saturating_sub(self.from_secs) < RUN_SECS
-    }
+/// Answered requests of all peers that are no peer's newest any more, and those from before a restart.
+#[derive(Debug)]
+pub(super) struct History {
+    map: HashMap<Fingerprint, Answered>,
+    /// In the order in which they came.
+    order: VecDeque<(u32, Fingerprint)>,
+    max: usize,
+    /// Forgotten before their time.
+    pub(super) cut: u64,
 }
 
-/// Tells the copies of a datagram from other datagrams with the same id: FNV-1a, folded.
-pub(super) fn hash(datagram: &[u8]) -> u32 {
-    let hash = datagram.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
-    });
-    u32::try_from((hash ^ (hash >> 32)) & u64::from(u32::MAX)).unwrap_or_default()
+#[derive(Clone, Copy, Debug)]
+struct Answered {
+    until_secs: u32,
+    code: Code,
+    how: How,
+}
+
+impl History {
+    pub(super) fn new(max: usize) -> History {
+        History { map: HashMap::new(), order: VecDeque::new(), max, cut: 0 }
+    }
+
+    fn get(&self, fingerprint: Fingerprint, now_secs: u32) -> Option<(Code, How)> {
+        let answered = self.map.get(&fingerprint).filter(|answered| answered.until_secs >= now_secs)?;
+        Some((answered.code, answered.how))
+    }
+
+    pub(super) fn put(&mut self, fingerprint: Fingerprint, code: Code, how: How, until_secs: u32) {
+        if self.map.insert(fingerprint, Answered { until_secs, code, how }).is_none() {
+            self.order.push_back((until_secs, fingerprint));
+        }
+        while self.order.len() > self.max {
+            self.cut += 1;
+            self.pop();
+        }
+    }
+
+    pub(super) fn sweep(&mut self, now_secs: u32) {
+        while self.order.front().is_some_and(|(until_secs, _)| *until_secs < now_secs) {
+            self.pop();
+        }
+    }
+
+    fn pop(&mut self) {
+        if let Some((_, fingerprint)) = self.order.pop_front() {
+            self.map.remove(&fingerprint);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -183,80 +219,94 @@ mod tests {
     use super::*;
 
     const LIFETIME: u32 = 247;
+    const CHANGED: Seen = Seen::Answered(Code::CHANGED, How::Direct);
 
-    fn answer(dedup: &mut Dedup, id: u16, now: u32) -> Seen {
-        let seen = dedup.look(id, u32::from(id), now, LIFETIME);
-        dedup.answered(id, Code::CHANGED, How::Direct);
-        seen
+    /// One peer and the history behind it.
+    struct Memory {
+        dedup: Dedup,
+        history: History,
     }
 
-    const CHANGED: Seen = Seen::Answered(Code::CHANGED, How::Direct);
+    impl Memory {
+        fn new() -> Memory {
+            Memory { dedup: Dedup::default(), history: History::new(20_000) }
+        }
+
+        fn look(&mut self, request: u64, now_secs: u32) -> Seen {
+            self.dedup.look(Fingerprint(request), now_secs, LIFETIME, &mut self.history)
+        }
+
+        fn answered(&mut self, request: u64, code: Code) {
+            self.dedup.answered(Fingerprint(request), code, How::Direct);
+        }
+    }
 
     #[test]
     fn a_copy_is_known_from_the_first_to_the_end_of_the_lifetime() {
-        let mut dedup = Dedup::default();
-        assert_eq!(dedup.look(7, 1, 100, LIFETIME), Seen::New);
-        assert_eq!(dedup.look(7, 1, 100, LIFETIME), Seen::Busy);
-        dedup.answered(7, Code::CREATED, How::Apart);
+        let mut memory = Memory::new();
+        assert_eq!(memory.look(7, 100), Seen::New);
+        assert_eq!(memory.look(7, 100), Seen::Busy);
+        memory.dedup.answered(Fingerprint(7), Code::CREATED, How::Apart);
         let answered = Seen::Answered(Code::CREATED, How::Apart);
-        assert_eq!(dedup.look(7, 1, 100 + LIFETIME, LIFETIME), answered);
-        assert_eq!(dedup.look(7, 1, 101 + LIFETIME, LIFETIME), Seen::New);
+        assert_eq!(memory.look(7, 100 + LIFETIME), answered);
+        assert_eq!(memory.look(7, 101 + LIFETIME), Seen::New);
     }
 
     #[test]
-    fn other_bytes_under_the_same_id_are_another_message() {
-        let mut dedup = Dedup::default();
-        assert_eq!(dedup.look(1, 10, 0, LIFETIME), Seen::New);
-        dedup.answered(1, Code::CHANGED, How::Direct);
-        assert_eq!(dedup.look(1, 11, 1, LIFETIME), Seen::New);
-        assert_eq!(dedup.look(1, 11, 1, LIFETIME), Seen::Busy);
+    fn a_fingerprint_is_of_the_endpoint_and_of_every_byte() {
+        let of = Fingerprint::of::<u64>;
+        assert_eq!(of(1, b"abc"), of(1, b"abc"));
+        assert_ne!(of(1, b"abc"), of(2, b"abc"));
+        assert_ne!(of(1, b"abc"), of(1, b"abd"));
     }
 
     #[test]
     fn forty_requests_a_second_are_covered_for_the_whole_lifetime() {
-        let mut dedup = Dedup::default();
-        let per_second = 40u32;
+        let mut memory = Memory::new();
+        let per_second = 40;
         for n in 0..LIFETIME * per_second {
-            let id = u16::try_from(n & 0xffff).unwrap().wrapping_add(65_000);
-            assert_eq!(answer(&mut dedup, id, n / per_second), Seen::New, "{n}");
+            assert_eq!(memory.look(n.into(), n / per_second), Seen::New, "{n}");
+            memory.answered(n.into(), Code::CHANGED);
         }
         for n in 0..LIFETIME * per_second {
-            let id = u16::try_from(n & 0xffff).unwrap().wrapping_add(65_000);
-            assert_eq!(dedup.look(id, u32::from(id), LIFETIME - 1, LIFETIME), CHANGED, "{n}");
+            assert_eq!(memory.look(n.into(), LIFETIME - 1), CHANGED, "{n}");
         }
     }
 
+    /// P5
     #[test]
-    fn ids_that_come_round_are_new_however_fast() {
-        let mut dedup = Dedup::default();
-        for n in 0..300_000u32 {
-            let id = u16::try_from(n & 0xffff).unwrap();
-            assert_eq!(dedup.look(id, n, n / 50_000, LIFETIME), Seen::New, "{n}");
-            dedup.answered(id, Code::CHANGED, How::Direct);
-        }
-    }
-
-    #[test]
-    fn memory_is_bounded_whatever_the_ids_are() {
-        let mut dedup = Dedup::default();
-        let mut id = 1u16;
+    fn memory_is_bounded_and_what_is_old_goes() {
+        let mut memory = Memory::new();
         for n in 0..100_000u32 {
-            id = id.wrapping_mul(31_421).wrapping_add(6_927);
-            dedup.look(id, n, n / 100, LIFETIME);
-            dedup.answered(id, if n % 3 == 0 { Code::CHANGED } else { Code::CREATED }, How::Direct);
+            memory.look(n.into(), n / 1_000);
+            memory.answered(n.into(), Code::CHANGED);
         }
-        let bytes = dedup.recent.capacity() * size_of::<Entry>() + dedup.runs.capacity() * size_of::<Run>();
-        assert!(bytes <= 720, "{bytes}");
+        assert!(memory.dedup.recent.capacity() * size_of::<Entry>() <= 640);
+        assert_eq!((memory.history.map.len(), memory.history.order.len()), (20_000, 20_000));
+        assert!(memory.history.cut > 0);
+        memory.history.sweep(100 + LIFETIME);
+        assert!(memory.history.map.is_empty() && memory.history.order.is_empty());
     }
 
     #[test]
     fn what_is_refused_is_not_remembered_and_what_is_old_goes() {
-        let mut dedup = Dedup::default();
-        dedup.look(1, 1, 0, LIFETIME);
-        dedup.forget(1);
-        assert_eq!(dedup.look(1, 1, 0, LIFETIME), Seen::New);
-        dedup.answered(1, Code::CHANGED, How::Direct);
-        assert!(!dedup.is_idle(LIFETIME, LIFETIME));
-        assert!(dedup.is_idle(LIFETIME + 1, LIFETIME));
+        let mut memory = Memory::new();
+        memory.look(1, 0);
+        memory.dedup.forget(Fingerprint(1));
+        assert_eq!(memory.look(1, 0), Seen::New);
+        memory.answered(1, Code::CHANGED);
+        assert!(!memory.dedup.is_idle(LIFETIME));
+        assert!(memory.dedup.is_idle(LIFETIME + 1));
+    }
+
+    #[test]
+    fn a_peer_that_leaves_leaves_its_answers() {
+        let mut memory = Memory::new();
+        memory.look(1, 0);
+        memory.answered(1, Code::CHANGED);
+        memory.look(2, 0);
+        std::mem::take(&mut memory.dedup).leave(&mut memory.history);
+        assert_eq!(memory.look(1, 9), CHANGED);
+        assert_eq!(memory.look(2, 9), Seen::New, "it was not answered");
     }
 }

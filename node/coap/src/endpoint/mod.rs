@@ -7,10 +7,10 @@
 //! ```
 //!
 //! **Answers.** A request that is answered within [`Params::ack_delay`] gets its response in the acknowledgement, a later
-//! one gets an empty acknowledgement first and a confirmable response of its own (RFC 7252 section 5.2). A duplicate is
-//! never given to the service twice: while the first copy is being worked on it gets nothing or the empty
-//! acknowledgement again, afterwards the same answer (section 4.5). GET and FETCH change nothing and are simply done
-//! again, as that section allows.
+//! one gets an empty acknowledgement first and a confirmable response of its own (RFC 7252 section 5.2). A duplicate, which
+//! has the bytes of the first copy, is never given to the service twice: while the first copy is being worked on it gets
+//! nothing or the empty acknowledgement again, afterwards the same answer (section 4.5). A message id that comes with other
+//! bytes is another request. GET and FETCH change nothing and are simply done again, as that section allows.
 //!
 //! **Amplification.** Until a peer has shown that its address is its own, it is sent at most three times the bytes that
 //! came from there (RFC 9175 section 2.4). A response that is larger goes out in blocks small enough, or as 4.01 with an
@@ -37,7 +37,8 @@ use crate::request::Request;
 use crate::response::Response;
 use crate::rng::Rng;
 use bytes::Bytes;
-use dedup::{How, Seen};
+pub use dedup::Fingerprint;
+use dedup::{History, How, Seen};
 use echo::Echo;
 use flights::Flights;
 use observe::Observations;
@@ -131,8 +132,10 @@ pub struct Counters {
     pub overloaded: u64,
     /// Responses made smaller, or held back, because the address was not verified.
     pub curbed: u64,
-    /// Peers forgotten for others while their message ids were still of use.
+    /// Peers forgotten for others while what they had sent was still of use.
     pub peers_evicted: u64,
+    /// Answered requests forgotten while a copy of them could still come.
+    pub history_cut: u64,
     /// Transfers of bodies given up before they were complete.
     pub uploads_evicted: u64,
 }
@@ -159,8 +162,8 @@ struct Open<P> {
     id: u16,
     token: Token,
     confirmable: bool,
-    /// It is in the peer's [`dedup::Dedup`].
-    remembered: bool,
+    /// What it is in the peer's [`dedup::Dedup`]; none for a request that changes nothing.
+    remembered: Option<Fingerprint>,
     /// An empty acknowledgement was sent.
     acknowledged: bool,
     multicast: bool,
@@ -179,6 +182,7 @@ pub struct Endpoint<P> {
     rng: Rng,
     echo: Echo,
     peers: Peers<P>,
+    history: History,
     exchanges: HashMap<u64, Open<P>>,
     next_exchange: u64,
     /// When which exchange gets its empty acknowledgement; those that were answered meanwhile are still in here.
@@ -194,6 +198,14 @@ pub struct Endpoint<P> {
     counters: Counters,
 }
 
+/// A request that was there before.
+struct Again<'a, P> {
+    peer: P,
+    head: Head,
+    datagram: &'a [u8],
+    fingerprint: Fingerprint,
+}
+
 /// Between two looks for what is too old.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// Responses to multicast requests that wait.
@@ -204,10 +216,10 @@ impl<P: PeerKey> Endpoint<P> {
     #[must_use]
     pub fn new(params: Params, seed: u64, key: [u8; 32]) -> Endpoint<P> {
         Endpoint {
-            params,
             rng: Rng::new(seed),
             echo: Echo::new(key),
             peers: Peers::new(),
+            history: History::new(params.history_max),
             exchanges: HashMap::new(),
             next_exchange: 0,
             ack_due: VecDeque::new(),
@@ -218,6 +230,7 @@ impl<P: PeerKey> Endpoint<P> {
             swept: Duration::ZERO,
             since: Duration::ZERO,
             counters: Counters::default(),
+            params,
         }
     }
 
@@ -236,7 +249,12 @@ impl<P: PeerKey> Endpoint<P> {
     /// What it has seen.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        Counters { peers_evicted: self.peers.evicted, uploads_evicted: self.uploads.evicted, ..self.counters }
+        Counters {
+            peers_evicted: self.peers.evicted,
+            history_cut: self.history.cut,
+            uploads_evicted: self.uploads.evicted,
+            ..self.counters
+        }
     }
 
     /// What there is now.
@@ -294,21 +312,25 @@ impl<P: PeerKey> Endpoint<P> {
         }
         let now_secs = secs(now);
         let lifetime = self.params.exchange_lifetime_secs();
-        let Some(known) = self.peers.touch(peer, now_secs, &self.params, &mut self.rng) else {
+        let known = self.peers.touch(peer, now_secs, &self.params, &mut self.rng, &mut self.history);
+        let Some(known) = known else {
             self.counters.overloaded += 1;
             return;
         };
         let earned = u32::try_from(datagram.len()).unwrap_or(u32::MAX).saturating_mul(3);
         known.credit = known.credit.saturating_add(earned);
-        let remembered = !head.code.is_safe();
-        if remembered {
-            match known.dedup.look(head.id, dedup::hash(datagram), now_secs, lifetime) {
+        let remembered = (!head.code.is_safe()).then(|| Fingerprint::of(peer, datagram));
+        if let Some(fingerprint) = remembered {
+            match known.dedup.look(fingerprint, now_secs, lifetime, &mut self.history) {
                 Seen::New => {}
                 Seen::Busy => {
                     self.counters.duplicates += 1;
                     return;
                 }
-                Seen::Answered(code, how) => return self.repeat(peer, head, datagram, code, how, out),
+                Seen::Answered(code, how) => {
+                    let copy = Again { peer, head, datagram, fingerprint };
+                    return self.repeat(&copy, code, how, out);
+                }
             }
         }
         let no = self.next_exchange;
@@ -329,10 +351,10 @@ impl<P: PeerKey> Endpoint<P> {
         };
         if let Err(refusal) = self.admit(peer) {
             // Not remembered: the copy that comes later may find room.
-            if let Some(known) = self.peers.get_mut(peer) {
-                known.dedup.forget(head.id);
+            if let (Some(known), Some(fingerprint)) = (self.peers.get_mut(peer), remembered) {
+                known.dedup.forget(fingerprint);
             }
-            return self.answer(now, Open { remembered: false, ..open }, refusal, out);
+            return self.answer(now, Open { remembered: None, ..open }, refusal, out);
         }
         if let Some(known) = self.peers.get_mut(peer) {
             known.open += 1;
@@ -410,23 +432,16 @@ impl<P: PeerKey> Endpoint<P> {
 
     /// A copy of a request that was answered or acknowledged: the same answer (section 4.5). A non-confirmable one is
     /// ignored.
-    fn repeat(
-        &mut self,
-        peer: P,
-        head: Head,
-        datagram: &[u8],
-        code: Code,
-        how: How,
-        out: &mut Vec<Output<P>>,
-    ) {
+    fn repeat(&mut self, copy: &Again<'_, P>, code: Code, how: How, out: &mut Vec<Output<P>>) {
         self.counters.duplicates += 1;
+        let Again { peer, head, datagram, fingerprint } = *copy;
         if head.kind != Kind::Con {
             return;
         }
         if matches!(how, How::Waiting | How::Apart) {
             return self.send(peer, &Message::empty(Kind::Ack, head.id), out);
         }
-        if let Some(last) = self.peers.get_mut(peer).and_then(|known| known.last(head.id)) {
+        if let Some(last) = self.peers.get_mut(peer).and_then(|known| known.last(fingerprint)) {
             let datagram = Bytes::copy_from_slice(last);
             return self.send_bytes(peer, datagram, out);
         }
@@ -468,6 +483,7 @@ impl<P: PeerKey> Endpoint<P> {
         if now.saturating_sub(self.swept) >= SWEEP_EVERY {
             self.swept = now;
             self.peers.sweep(secs(now), &self.params);
+            self.history.sweep(secs(now));
             self.uploads.sweep(now, &self.params);
         }
     }
@@ -486,8 +502,8 @@ impl<P: PeerKey> Endpoint<P> {
         let Some(open) = self.exchanges.get_mut(&no).filter(|open| !open.acknowledged) else { return };
         open.acknowledged = true;
         let (peer, id, remembered) = (open.peer, open.id, open.remembered);
-        if remembered && let Some(known) = self.peers.get_mut(peer) {
-            known.dedup.answered(id, Code::EMPTY, How::Waiting);
+        if let (Some(known), Some(fingerprint)) = (self.peers.get_mut(peer), remembered) {
+            known.dedup.answered(fingerprint, Code::EMPTY, How::Waiting);
         }
         self.send(peer, &Message::empty(Kind::Ack, id), out);
     }

@@ -84,7 +84,8 @@ impl<P: PeerKey> Endpoint<P> {
     /// no room.
     pub fn restore_observer(&mut self, now: Duration, peer: P, token: Token) -> bool {
         let secs = super::secs(now);
-        let Some(known) = self.peers.touch(peer, secs, &self.params, &mut self.rng) else { return false };
+        let known = self.peers.touch(peer, secs, &self.params, &mut self.rng, &mut self.history);
+        let Some(known) = known else { return false };
         known.verified = true;
         self.register(now, peer, token, true)
     }

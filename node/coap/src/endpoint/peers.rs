@@ -1,6 +1,6 @@
 //! What is known of each peer, within a bound (P5).
 
-use super::dedup::Dedup;
+use super::dedup::{Dedup, Fingerprint, History};
 use super::{Params, PeerKey};
 use crate::rng::Rng;
 use std::collections::{HashMap, VecDeque};
@@ -10,7 +10,7 @@ use std::collections::{HashMap, VecDeque};
 pub(super) struct Peer {
     pub(super) dedup: Dedup,
     /// The newest answer as it was sent, if it is small: a duplicate gets the very same bytes.
-    last: Option<(u16, Box<[u8]>)>,
+    last: Option<(Fingerprint, Box<[u8]>)>,
     /// Bytes that may be sent before the address is verified: three times what came from it (RFC 9175 section 2.4).
     pub(super) credit: u32,
     used_secs: u32,
@@ -54,12 +54,12 @@ impl Peer {
         self.next_id
     }
 
-    pub(super) fn remember(&mut self, id: u16, datagram: &[u8]) {
-        self.last = (datagram.len() <= LAST_MAX).then(|| (id, datagram.into()));
+    pub(super) fn remember(&mut self, request: Fingerprint, datagram: &[u8]) {
+        self.last = (datagram.len() <= LAST_MAX).then(|| (request, datagram.into()));
     }
 
-    pub(super) fn last(&self, id: u16) -> Option<&[u8]> {
-        self.last.as_ref().filter(|(last, _)| *last == id).map(|(_, datagram)| &**datagram)
+    pub(super) fn last(&self, request: Fingerprint) -> Option<&[u8]> {
+        self.last.as_ref().filter(|(last, _)| *last == request).map(|(_, datagram)| &**datagram)
     }
 
     /// An acknowledgement or a reset of a message of ours came from there.
@@ -109,9 +109,10 @@ impl<P: PeerKey> Peers<P> {
         now_secs: u32,
         params: &Params,
         rng: &mut Rng,
+        history: &mut History,
     ) -> Option<&mut Peer> {
         if !self.map.contains_key(&key) {
-            if self.map.len() >= params.peers_max && !self.evict(now_secs, params) {
+            if self.map.len() >= params.peers_max && !self.evict(now_secs, history) {
                 return None;
             }
             self.map.insert(key, Box::new(Peer::new(rng)));
@@ -124,7 +125,7 @@ impl<P: PeerKey> Peers<P> {
 
     /// Forgets one peer, the one idle for longest among the first in the queue. Those whose address is not verified go
     /// before the others: a flood from invented addresses pushes out its own.
-    fn evict(&mut self, now_secs: u32, params: &Params) -> bool {
+    fn evict(&mut self, now_secs: u32, history: &mut History) -> bool {
         let mut best: Option<(bool, u32, usize)> = None;
         for (index, key) in self.clock.iter().take(LOOKS_MAX).enumerate() {
             let Some(peer) = self.map.get(key).filter(|peer| !peer.is_pinned()) else { continue };
@@ -142,9 +143,10 @@ impl<P: PeerKey> Peers<P> {
         let Some(key) = self.clock.remove(index) else { return false };
         // What stood before it was used later or is worth more.
         self.clock.rotate_left(index);
-        let gone = self.map.remove(&key);
-        let lifetime = params.exchange_lifetime_secs();
-        self.evicted += u64::from(gone.is_some_and(|mut peer| !peer.dedup.is_idle(now_secs, lifetime)));
+        if let Some(mut gone) = self.map.remove(&key) {
+            self.evicted += u64::from(!gone.dedup.is_idle(now_secs));
+            gone.dedup.leave(history);
+        }
         true
     }
 

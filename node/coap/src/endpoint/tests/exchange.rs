@@ -121,6 +121,40 @@ fn a_device_that_starts_its_ids_anew_is_not_taken_for_its_own_copy() {
     }
 }
 
+/// An id that comes again within the lifetime, whatever became of the request that had it first: with other bytes it is
+/// another request, and never gets the first one's answer.
+#[test]
+fn an_id_that_is_used_again_gets_its_own_answer() {
+    let mut rig = Rig::new();
+    let post = |id: u16, value: &'static str| {
+        let mut post = request(Kind::Con, Code::POST, id);
+        post.payload = Bytes::from(value);
+        post
+    };
+    // While the first one is at the store.
+    rig.receive(PEER, &post(1, "20.5")).receive(PEER, &post(1, "20.6"));
+    let asked = rig.asked();
+    assert_eq!(asked.len(), 2);
+    rig.respond(asked[1].0, Response::new(Code::FORBIDDEN)).sent();
+    rig.receive(PEER, &post(1, "20.5"));
+    assert!(rig.sent().is_empty() && rig.asked().is_empty(), "it is still being worked on");
+    rig.respond(asked[0].0, Response::new(Code::CHANGED)).sent();
+    for (value, code) in [("20.5", Code::CHANGED), ("20.6", Code::FORBIDDEN)] {
+        rig.receive(PEER, &post(1, value));
+        assert_eq!(rig.sent_one().code, code, "{value}");
+    }
+    // When it is one of a long row of ids.
+    for id in 2..200 {
+        rig.receive(PEER, &post(id, "x"));
+        let (exchange, _) = rig.asked_one();
+        rig.respond(exchange, Response::new(Code::CHANGED)).sent();
+    }
+    rig.receive(PEER, &post(50, "y"));
+    assert_eq!(rig.asked_one().1.payload, "y");
+    rig.receive(PEER, &post(51, "x"));
+    assert!(rig.asked().is_empty(), "a copy");
+}
+
 #[test]
 fn a_non_confirmable_request_is_answered_in_kind_and_its_copies_are_ignored() {
     let mut rig = Rig::new();
