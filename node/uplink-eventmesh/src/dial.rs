@@ -14,7 +14,7 @@ use std::future::{Future as _, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -46,11 +46,33 @@ pub(crate) enum DialError {
     Unavailable(String),
 }
 
-/// A connection that notes that it was heard from.
+/// What is known of the bytes that came in.
+#[derive(Debug, Default)]
+pub(crate) struct Inbound {
+    /// Something came since this was last set back.
+    heard: AtomicBool,
+    /// Bytes that may still be read in this turn.
+    budget: AtomicUsize,
+}
+
+impl Inbound {
+    /// Whether something came since the last call.
+    pub(crate) fn take_heard(&self) -> bool {
+        self.heard.swap(false, Relaxed)
+    }
+
+    /// From now on so much may be read again: `h2` reads whatever has come before it writes, and a window's worth of answers read in
+    /// one go leaves the way up empty meanwhile.
+    pub(crate) fn allow(&self, bytes: usize) {
+        self.budget.store(bytes, Relaxed);
+    }
+}
+
+/// A connection that notes what came in, and bounds how much of it is read in one turn.
 #[derive(Debug)]
 pub(crate) struct Heard {
     stream: Stream,
-    heard: Arc<AtomicBool>,
+    inbound: Arc<Inbound>,
 }
 
 /// A runtime that answers.
@@ -59,7 +81,7 @@ pub(crate) struct Dialed {
     pub(crate) connection: Connection<Heard, Bytes>,
     pub(crate) requests: SendRequest<Bytes>,
     pub(crate) ping: Option<PingPong>,
-    pub(crate) heard: Arc<AtomicBool>,
+    pub(crate) inbound: Arc<Inbound>,
     pub(crate) methods: Methods,
 }
 
@@ -77,8 +99,9 @@ pub(crate) async fn dial(shared: &Shared, address: &Address) -> Result<Dialed, D
             Stream::Tls(Box::new(secure(tcp, &address.host, tls, time, &[b"h2"]).await?))
         }
     };
-    let heard = Arc::new(AtomicBool::new(false));
-    let stream = Heard { stream, heard: heard.clone() };
+    let inbound = Arc::new(Inbound::default());
+    inbound.allow(usize::MAX);
+    let stream = Heard { stream, inbound: inbound.clone() };
     let (requests, mut connection) = h2::client::Builder::new()
         .enable_push(false)
         .initial_window_size(STREAM_WINDOW_BYTES)
@@ -86,7 +109,7 @@ pub(crate) async fn dial(shared: &Shared, address: &Address) -> Result<Dialed, D
         .handshake(stream)
         .await?;
     let ping = connection.ping_pong();
-    let mut dialed = Dialed { connection, requests, ping, heard, methods };
+    let mut dialed = Dialed { connection, requests, ping, inbound, methods };
     greet(shared, &mut dialed).await?;
     Ok(dialed)
 }
@@ -118,10 +141,17 @@ async fn greet(shared: &Shared, dialed: &mut Dialed) -> Result<(), DialError> {
 impl AsyncRead for Heard {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        let budget = this.inbound.budget.load(Relaxed);
+        if budget == 0 {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         let done = Pin::new(&mut this.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            this.heard.store(true, Relaxed);
+        let read = buf.filled().len() - before;
+        if read > 0 {
+            this.inbound.heard.store(true, Relaxed);
+            this.inbound.budget.store(budget.saturating_sub(read), Relaxed);
         }
         done
     }

@@ -4,7 +4,7 @@ use crate::answer::{Status, of_publish};
 use crate::call::{Call, begin};
 use crate::consume::{heartbeat, subscription};
 use crate::counters::count;
-use crate::dial::{Dialed, Heard};
+use crate::dial::{Dialed, Heard, Inbound};
 use crate::down::{Incoming, incoming};
 use crate::keepalive::{Due, KeepAlive};
 use crate::proto::CloudEvent;
@@ -20,7 +20,6 @@ use prost::Message as _;
 use std::future::Future as _;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep};
@@ -28,6 +27,11 @@ use tokio::time::{Instant, Sleep, sleep};
 /// Longest time between two looks at what is due by time.
 const TICK_MAX: Duration = Duration::from_secs(1);
 const TICK_MIN: Duration = Duration::from_millis(5);
+
+/// Answers read, and calls made, before the other direction has its turn: about 100 events each way. With whole windows the node, the way
+/// and the runtime would work one after the other instead of at the same time.
+const READ_TURN_BYTES: usize = 16 * 1_024;
+const CALLS_TURN: usize = 128;
 
 /// What is unanswered when a connection is left has this long to be answered: what is answered need not be sent twice.
 const LEAVE_WITHIN: Duration = Duration::from_secs(5);
@@ -68,19 +72,19 @@ pub(crate) struct Link {
 #[derive(Debug)]
 struct Parts {
     ping: Option<PingPong>,
-    heard: Arc<AtomicBool>,
+    inbound: Arc<Inbound>,
     methods: crate::call::Methods,
 }
 
 impl Link {
     pub(crate) fn new(shared: Arc<Shared>, generation: u64, dialed: Dialed) -> Link {
-        let Dialed { connection, requests, ping, heard, methods } = dialed;
+        let Dialed { connection, requests, ping, inbound, methods } = dialed;
         let subscribes = !shared.options.down.topics.is_empty();
         Link {
             session: Session::new(shared.clone(), generation),
             connection,
             requests,
-            dialed: Parts { ping, heard, methods },
+            dialed: Parts { ping, inbound, methods },
             calls: FuturesUnordered::new(),
             subscription: subscribes.then(Subscription::new),
             since: Instant::now(),
@@ -125,6 +129,7 @@ impl Link {
         let before = events.len();
         loop {
             let now = self.now();
+            self.dialed.inbound.allow(READ_TURN_BYTES);
             match Pin::new(&mut self.connection).poll(cx) {
                 Poll::Ready(Ok(())) => return Poll::Ready(Err(LinkError::Closed)),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
@@ -190,7 +195,7 @@ impl Link {
     }
 
     fn keep_alive(&mut self, now: Duration) -> Result<(), LinkError> {
-        if self.dialed.heard.swap(false, Relaxed) {
+        if self.dialed.inbound.take_heard() {
             self.alive.heard(now);
         }
         match self.alive.due(now) {
@@ -258,7 +263,7 @@ impl Link {
             return Ok(false);
         }
         let mut any = self.due_by_time(cx, now)?;
-        loop {
+        for _ in 0..CALLS_TURN {
             // More than the server lets be open: it wakes us when one of them ends.
             if self.requests.poll_ready(cx)?.is_pending() {
                 return Ok(any);
@@ -267,6 +272,7 @@ impl Link {
             self.call(what, frame)?;
             any = true;
         }
+        Ok(any)
     }
 
     fn due_by_time(&mut self, cx: &mut Context<'_>, now: Duration) -> Result<bool, LinkError> {
@@ -368,7 +374,8 @@ impl Link {
 
     /// Sends what is buffered and says goodbye (GOAWAY); the caller sets the time limit.
     pub(crate) async fn close(self) {
-        let Link { connection, requests, calls, subscription, .. } = self;
+        let Link { connection, requests, calls, subscription, dialed, .. } = self;
+        dialed.inbound.allow(usize::MAX);
         // With the last handle gone the connection says GOAWAY and ends.
         drop((requests, calls, subscription));
         let mut connection = connection;
