@@ -61,6 +61,12 @@ pub enum UplinkEvent {
         /// In words, for `status` and the log: no secrets.
         cause: Text,
     },
+    /// An attempt to connect met nobody who took the connection: refused, no way there, no such name, no answer to the first
+    /// packet. The upstream has had no work from it, so it may be made again soon.
+    Unreachable {
+        /// In words, for `status` and the log: no secrets.
+        cause: Text,
+    },
     /// The upstream is there and takes nothing at present: a wrong credential, overload, maintenance. Ends the connection
     /// as [`UplinkEvent::Down`] does, or answers an attempt to connect; no event is suspected of being the reason.
     Unavailable {
@@ -70,6 +76,9 @@ pub enum UplinkEvent {
         /// earlier; with several the next one is tried meanwhile.
         retry_after: Option<Duration>,
     },
+    /// Bytes of what was handed over are still leaving, slowly: no answer can be here yet, and the other side lives. What was
+    /// handed over is finite, and so is this.
+    Leaving,
     /// The upstream has taken the event over.
     Acked {
         /// Which stream.
@@ -111,7 +120,8 @@ pub type PortFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// One uplink. Used by one task, which calls [`Uplink::next`] again and again.
 pub trait Uplink: Send {
     /// Starts connecting to address number `index` (modulo how many there are), ending any connection there is.
-    /// [`UplinkEvent::Up`], [`UplinkEvent::Down`] or [`UplinkEvent::Unavailable`] follows, within `timeout`.
+    /// [`UplinkEvent::Up`], [`UplinkEvent::Down`], [`UplinkEvent::Unreachable`] or [`UplinkEvent::Unavailable`] follows,
+    /// within `timeout`.
     fn connect(&mut self, index: usize, timeout: Duration);
 
     /// Takes one event over for sending; called only while up, never beyond the window. Does not block and may buffer

@@ -164,6 +164,8 @@ impl Service {
             match event {
                 UplinkEvent::Up { window, address } => self.up(window, address),
                 UplinkEvent::Down { cause } => self.feed(Input::Down { cause }),
+                UplinkEvent::Unreachable { cause } => self.feed(Input::Unreachable { cause }),
+                UplinkEvent::Leaving => self.feed(Input::Leaving),
                 UplinkEvent::Unavailable { cause, retry_after } => {
                     self.feed(Input::Unavailable { cause, retry_after });
                 }
