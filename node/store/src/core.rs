@@ -388,7 +388,11 @@ impl Core {
     fn expire(&self) {
         let ticked = || self.ticked.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(now) = ticked().take() else { return };
-        self.engine().blocked = false;
+        {
+            let mut engine = self.engine();
+            engine.blocked = false;
+            engine.room_ticked();
+        }
         let unknown = self.engine().unknown_ages(now);
         for idx in unknown {
             self.look_ahead(idx, MARKS_MAX, "oldest events cannot be read, so they do not expire");

@@ -30,6 +30,8 @@ struct Durable {
     next_generation: u64,
     fail_seals: u64,
     fail_checkpoints: u64,
+    /// With what they fail.
+    checkpoint_error: Option<std::io::ErrorKind>,
 }
 
 /// What both keep over a power cut. Clones share it.
@@ -73,7 +75,15 @@ impl MemoryBacking {
 
     /// The next `times` checkpoints fail.
     pub fn fail_checkpoints(&self, times: u64) {
-        self.lock().fail_checkpoints = times;
+        let mut durable = self.lock();
+        (durable.fail_checkpoints, durable.checkpoint_error) = (times, None);
+    }
+
+    /// The next `times` checkpoints find no room.
+    pub fn fill_up_for_checkpoints(&self, times: u64) {
+        let mut durable = self.lock();
+        durable.fail_checkpoints = times;
+        durable.checkpoint_error = Some(std::io::ErrorKind::StorageFull);
     }
 
     /// Loses a generation as damage would.
@@ -140,7 +150,12 @@ impl Views for MemoryViews {
             let mut durable = backing.lock();
             if durable.fail_checkpoints > 0 {
                 durable.fail_checkpoints -= 1;
-                return CheckpointDone(Err(failed("write checkpoint")));
+                let error = failed("write checkpoint");
+                let no_room = durable.checkpoint_error.map(|kind| BackingError::Io {
+                    what: "write checkpoint".to_owned(),
+                    source: Arc::new(kind.into()),
+                });
+                return CheckpointDone(Err(no_room.unwrap_or(error)));
             }
             let [a, b] = &mut durable.checkpoints;
             *(if a.0 <= b.0 { a } else { b }) = frozen;

@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 /// Segments that are kept for what is not refused: files of the reserve.
 const KEPT: u64 = 2;
+/// Ticks between two attempts at a checkpoint for which there is no room, at most: each of them writes what there is room for.
+const CHECKPOINT_PATIENCE_MAX: u32 = 64;
 
 /// What is known of the file system.
 #[derive(Clone, Copy, Debug, Default)]
@@ -23,6 +25,9 @@ pub(crate) struct Room {
     no_spare: bool,
     /// A checkpoint had no room, and none came since.
     no_checkpoint: bool,
+    /// Ticks until it is tried all the same, and how many it waited for the last time.
+    checkpoint_in: u32,
+    checkpoint_patience: u32,
     /// The ballast is lent to a checkpoint.
     lent: bool,
     /// Commits were refused that may fit when something is given back.
@@ -183,10 +188,21 @@ impl Engine {
         self.room.lent
     }
 
-    /// A checkpoint has ended. One that had no room is not tried again before there is more.
+    /// A checkpoint has ended. One that had no room is not tried again before there is more, or before some ticks: where
+    /// `disk_max` leaves no place for the reserve, nothing else would tell that there is room again.
     pub(crate) fn checkpoint_ended(&mut self, had_no_room: bool) {
-        self.room.lent = false;
-        self.room.no_checkpoint = had_no_room;
+        let room = &mut self.room;
+        (room.lent, room.no_checkpoint) = (false, had_no_room);
+        let longer = (2 * room.checkpoint_patience).clamp(1, CHECKPOINT_PATIENCE_MAX);
+        room.checkpoint_patience = if had_no_room { longer } else { 0 };
+        room.checkpoint_in = room.checkpoint_patience;
+    }
+
+    /// Time has passed.
+    pub(crate) fn room_ticked(&mut self) {
+        let room = &mut self.room;
+        room.checkpoint_in = room.checkpoint_in.saturating_sub(1);
+        room.no_checkpoint &= room.checkpoint_in > 0;
     }
 
     pub(super) fn has_room_for_checkpoint(&self) -> bool {

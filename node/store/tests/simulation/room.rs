@@ -4,7 +4,7 @@ use super::support::*;
 use bytes::Bytes;
 use eventmesh_edge_core::event::Position;
 use eventmesh_edge_core::ports::store::{
-    Commit, CommitError, Loss, LossReason, StateChange, StateValue, Store, Table,
+    Commit, CommitError, Loss, LossReason, StateChange, StateValue, Store, StoreSpec, Table,
 };
 use eventmesh_edge_store::disk::Disk;
 use eventmesh_edge_store::{SimSite, SteppedStore};
@@ -164,4 +164,32 @@ fn a_reserve_of_another_size_is_made_anew() {
     fill_up(&site);
     publish_until_full(&store, 0);
     session(&store, 1).unwrap();
+}
+
+/// With `disk_max` used up the reserve cannot be made again, so nothing but time can tell that there is room for a checkpoint.
+#[test]
+fn a_checkpoint_that_had_no_room_is_tried_again_though_nothing_can_be_reserved() {
+    let site = SimSite::new();
+    let small = StoreSpec { disk_max: 12 * (16 << 10), ..spec() };
+    let (store, _) = SteppedStore::open(&site, small, &options(), true).unwrap();
+    site.backing.fill_up_for_checkpoints(u64::MAX);
+    let mut n = 0;
+    let mut publish = || {
+        n += 1;
+        let at = commit(&store, to_stream(0, [event("s", n, 600)]))?;
+        ack(&store, A, at[0])?;
+        ack(&store, B, at[0])
+    };
+    while publish().is_ok() {}
+    for _ in 0..100 {
+        store.tick(NOW);
+        assert!(matches!(publish(), Err(CommitError::Full { .. })));
+    }
+    site.backing.fill_up_for_checkpoints(0);
+    for _ in 0..65 {
+        store.tick(NOW);
+    }
+    for _ in 0..200 {
+        publish().expect("there is room again, and nobody had to come");
+    }
 }
