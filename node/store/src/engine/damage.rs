@@ -21,16 +21,24 @@ use eventmesh_edge_core::ports::store::LossReason;
 /// No record is shorter: bounds what a segment of which nothing is known may have held.
 const RECORD_BYTES_MIN: u32 = 32;
 
-/// What the first frame of a segment says: the last position that was durable then. Earlier versions of the program said
-/// only the last of each stream.
-pub(super) fn noted_in(frame: &Frame<'_>) -> Option<Position> {
+/// What the first frame of a segment says: the last position that was durable then.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Noted {
+    pub(crate) position: Position,
+    /// Earlier versions of the program said only the last of each stream: there may have been later ones, of no stream.
+    pub(crate) is_exact: bool,
+}
+
+pub(super) fn noted_in(frame: &Frame<'_>) -> Option<Noted> {
     let changes = frame.items().filter_map(|item| match item {
         Ok(Item::Change(Change::View { key, value })) => Some((key, value)),
         _ => None,
     });
-    let position = |value| Reader::new(value).u64_be().map(Position);
     let is_one = |key: &[u8]| key == keys::LAST || key.first() == Some(&keys::STREAM);
-    changes.filter(|(key, _)| is_one(key)).filter_map(|(_, value)| position(value)).max()
+    let of = |(key, value): (&[u8], &[u8])| Some((Position(Reader::new(value).u64_be()?), key == keys::LAST));
+    let noted: Vec<(Position, bool)> = changes.filter(|(key, _)| is_one(key)).filter_map(of).collect();
+    let position = noted.iter().map(|(position, _)| *position).max()?;
+    Some(Noted { position, is_exact: noted.iter().any(|(_, is_last)| *is_last) })
 }
 
 /// Positions from `first` to `last`; none across epochs.
@@ -82,17 +90,23 @@ impl Engine {
         (Lsn(lsn.0 + 1), position.next().max(first))
     }
 
-    /// The last position that was given out before a segment began: its header knows within an epoch, else its first frame.
-    /// Where that is gone too: what the views know of the epoch of `first`, or one event per commit.
+    /// The last position that was durable before a segment began: its first frame knows. Where that is gone: the last that
+    /// was given out, which its header knows within an epoch (a group that failed has some of them, and they are not lost:
+    /// its senders were told). Else what the views know of the epoch of `first`, or one event per commit.
     fn last_before(&self, next: &Segment, first: Position, commits: u64) -> Position {
         let begins = next.source.base.first_position;
+        let exact = next.noted.filter(|noted| noted.is_exact).map(|noted| noted.position);
+        if let Some(exact) = exact {
+            return exact;
+        }
         if begins.counter() > 1 {
             return Position(begins.0 - 1);
         }
         let newest = self.catalog.streams.iter().map(|stream| stream.newest);
         // What was found in front of the damage says nothing of what stood in it.
         let of_epoch = || newest.filter(|newest| newest.epoch() == first.epoch() && *newest >= first).max();
-        next.noted.or_else(of_epoch).unwrap_or(Position((first.0 + commits).saturating_sub(1)))
+        let noted = next.noted.map(|noted| noted.position);
+        noted.or_else(of_epoch).unwrap_or(Position((first.0 + commits).saturating_sub(1)))
     }
 
     /// Segments whose headers are gone. Each belongs to one epoch, and its neighbours are there.

@@ -1,6 +1,7 @@
 //! The segments in use, as the engine knows them.
 
 use super::ahead::Mark;
+use super::damage::Noted;
 use crate::backing::{Extent, Lsn, StreamNo};
 use crate::journal::frame::Base;
 use crate::journal::reader::{End, Source};
@@ -17,7 +18,7 @@ pub(crate) struct Segment {
     pub(crate) last_lsn: Lsn,
     pub(crate) last_position: Position,
     /// The last position that was durable when it was opened, as its first frame says.
-    pub(crate) noted: Option<Position>,
+    pub(crate) noted: Option<Noted>,
     pub(crate) extents: Vec<Extent>,
     /// What somebody needs of it lies in a generation.
     pub(crate) sealed: bool,
@@ -37,7 +38,8 @@ impl Segment {
             base: active.base(),
             end: End::At(active.offset),
         };
-        Segment { noted: Some(last), ..Segment::new(source, header.size) }
+        let noted = Noted { position: last, is_exact: true };
+        Segment { noted: Some(noted), ..Segment::new(source, header.size) }
     }
 
     pub(crate) fn new(source: Source, bytes: u32) -> Segment {

@@ -5,6 +5,7 @@ use super::support::*;
 use bytes::Bytes;
 use eventmesh_edge_core::event::Position;
 use eventmesh_edge_core::ports::store::{Commit, LossReason, StateChange, StateValue, Store, Table};
+use eventmesh_edge_store::sim_disk::{Fault, Kind};
 use eventmesh_edge_store::{SimSite, SteppedStore};
 
 fn put(n: u64, bytes: usize) -> Commit {
@@ -151,4 +152,26 @@ fn the_last_segment_of_a_run_without_its_headers_is_counted() {
         assert!(missing > 0 && counted >= missing, "{victim}: {missing} missing, {counted} counted");
         assert!(victim == first || counted == missing, "{missing} missing, {counted} counted");
     }
+}
+
+/// A group that failed has used positions. Its senders were told, so they are not lost, whatever becomes of the end of its
+/// segment.
+#[test]
+fn what_a_failed_group_has_used_is_not_counted_with_the_damage_in_front_of_it() {
+    let site = SimSite::new();
+    let (store, _) = open(&site);
+    let mut all = commits(&store, 0..5);
+    site.disk.fail(Kind::Sync, 0, 1, Fault::Io);
+    assert!(commit(&store, to_stream(0, (100..103).map(|n| event("f", n, 40)))).is_err());
+    all.extend(commits(&store, 5..8));
+    store.close();
+    let path = used(&site)[0].clone();
+    let segment = site.disk_read(&path);
+    let frames = frames(&segment);
+    let of = |words: &[u8]| {
+        let has = |(from, to): &&(usize, usize)| segment[*from..*to].windows(4).any(|w| w == words);
+        *frames.iter().find(has).unwrap()
+    };
+    zero(&site, &path, of(b"s 3 ").0, of(b"s 4 ").1);
+    assert_eq!(started(&site), ([&all[..3], &all[5..]].concat(), 2));
 }
