@@ -361,7 +361,8 @@ impl Engine {
     }
 
     /// At a start: what waits for uplinks that do not read their stream any more. Where another consumer has taken it over
-    /// it goes there; else it is counted, and they are forgotten.
+    /// it goes there; else it is counted. In both cases they are forgotten, or the next start would count what others got. Only
+    /// while nobody reads the stream their cursors stay, for they may come back.
     pub(super) fn give_up_gone_consumers(&mut self, remembered: &Remembered) -> Result<(), BackingError> {
         let mut farewell = Internal::default();
         for key in remembered.leaving.keys() {
@@ -383,6 +384,9 @@ impl Engine {
                 let until = remembered.leaving.get(&(stream.no, *uplink)).copied();
                 let (events, bytes, _) = self.count_waiting(stream.no, *acked, until)?;
                 if taken_over && until.is_none() {
+                    if !readers.contains(&UplinkNo(0)) {
+                        self.superseded.push(keys::cursor(stream.no, *uplink));
+                    }
                     continue;
                 }
                 farewell.views.push((keys::cursor(stream.no, *uplink), None));

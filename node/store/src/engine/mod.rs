@@ -192,6 +192,8 @@ pub(crate) struct Engine {
     room: Room,
     /// Consumers whose cursor the store itself is about to move.
     given_up: HashSet<usize>,
+    /// Cursors of uplinks whose place others have taken at this start: they go in the frame that has those of the others.
+    superseded: Vec<Bytes>,
     /// Damaged chunks of generations that are off a consumer's figures already, by their last positions.
     counted_extents: HashSet<(usize, Position)>,
     /// A segment of this start takes frames.
@@ -230,6 +232,8 @@ impl Engine {
         let mut names = Internal::default();
         // Should the end of the segment before be damaged one day, this says what stood there.
         names.views.push((Bytes::from_static(keys::LAST), Some(keys::position(self.durable_position))));
+        // In front of the cursors: who has come back since is here as well.
+        names.views.extend(self.superseded.iter().map(|key| (key.clone(), None)));
         for stream in &self.catalog.streams {
             names.views.push((keys::stream(stream.no), Some(stream.encode())));
         }

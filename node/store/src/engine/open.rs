@@ -246,6 +246,7 @@ impl Engine {
             io_failed: false,
             room: Room::default(),
             given_up: HashSet::new(),
+            superseded: Vec::new(),
             counted_extents: HashSet::new(),
             is_active: false,
             expiring: false,
@@ -429,7 +430,9 @@ impl Engine {
         for uplink in &spec.uplinks {
             let Some(uplink_no) = self.catalog.uplinks.get(usize::from(uplink.0)).copied() else { continue };
             let known = remembered.cursors.get(&(no, uplink_no)).copied();
-            let acked = known.or(waiting).unwrap_or_default();
+            // Nobody in particular began where the last of them stood. It may have been given something up since: that is
+            // counted, and must not be delivered as well.
+            let acked = known.max(waiting).unwrap_or_default();
             self.add_consumer(stream, no, Some(Consumer { stream: id, uplink: *uplink }), uplink_no, acked);
         }
         if waiting.is_some() {

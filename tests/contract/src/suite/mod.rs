@@ -139,6 +139,7 @@ macro_rules! contract_tests {
             a_budget_changes_in_between
             what_an_open_store_cannot_become_is_refused
             a_start_without_an_uplink_counts_what_waited_for_it
+            a_start_with_another_uplink_counts_nothing
             an_unfinished_drain_ends_with_a_restart
             random_changes_agree_with_the_memory_store
             // model

@@ -252,6 +252,26 @@ pub fn a_start_without_an_uplink_counts_what_waited_for_it<F: Factory>(make: imp
     assert_eq!(positions(&assert_backlog_is_exact(&*store, FIRST)), at);
 }
 
+/// Renamed while the node was stopped: what waited for the old name goes to the new one, or first to nobody in particular, and
+/// no later start counts it as lost.
+pub fn a_start_with_another_uplink_counts_nothing<F: Factory>(make: impl Fn() -> F) {
+    for between in [&[][..], &[&[][..]][..], &[&[][..], &[]][..]] {
+        let factory = make();
+        let mut store = factory.open(read_by(&[0]));
+        let at = commit(&*store, events(0..5));
+        ack(&*store, FIRST, at[1]);
+        for readers in between {
+            store = reopen(&factory, store, read_by(readers));
+        }
+        for _ in 0..3 {
+            store = reopen(&factory, store, read_by(&[1]));
+            let waiting = positions(&assert_backlog_is_exact(&*store, SECOND));
+            assert!(waiting.ends_with(&at[2..]), "{waiting:?} of {at:?}");
+            assert_eq!(removed(&*store), 0, "{between:?}");
+        }
+    }
+}
+
 /// A drain does not outlive the process: what is left is counted, or goes to whoever takes the stream over, and in no case
 /// is it more than what was to be drained.
 pub fn an_unfinished_drain_ends_with_a_restart<F: Factory>(make: impl Fn() -> F) {
