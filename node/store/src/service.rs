@@ -5,7 +5,7 @@ mod inspection;
 use crate::assemble::{Assembled, Opened, Site, StoreOptions, assemble};
 use crate::core::Core;
 use crate::directory::{self, DirectoryLock, OpenError};
-use crate::disk::RealDisk;
+use crate::disk::{Disk, RealDisk};
 use crate::engine::{Finished, Request};
 use crate::gather::{Decision, Gather, Queued, is_lazy};
 use crate::journal::writer::Writer;
@@ -101,6 +101,21 @@ impl JournalStore {
         options: &StoreOptions,
         clock: Arc<dyn Clock>,
     ) -> Result<(JournalStore, Opened), OpenError> {
+        Self::open_on(dir, Arc::new(RealDisk::new(dir)), spec, options, clock)
+    }
+
+    /// The same, with our own file operations (the journal's, not sled's) going through `disk`, which is that directory: for
+    /// tests that let some of them fail.
+    ///
+    /// # Errors
+    /// As [`JournalStore::open`].
+    pub fn open_on(
+        dir: &Path,
+        disk: Arc<dyn Disk>,
+        spec: StoreSpec,
+        options: &StoreOptions,
+        clock: Arc<dyn Clock>,
+    ) -> Result<(JournalStore, Opened), OpenError> {
         let held = directory::claim(dir)?;
         let backing_failed = |what| move |error| crate::core::open_failed(dir, what, &error);
         let (views, found_views) = SledViews::open(dir).map_err(backing_failed("open `views`"))?;
@@ -109,7 +124,7 @@ impl JournalStore {
         let mut quarantined: Vec<String> = found_views.quarantined.iter().map(ToString::to_string).collect();
         quarantined.extend(found.quarantined.iter().map(|number| format!("generation {number}")));
         let site = Site {
-            disk: Arc::new(RealDisk::new(dir)),
+            disk,
             views: Box::new(views),
             generations: Box::new(generations),
             path: dir.to_owned(),

@@ -9,11 +9,16 @@
 //!
 //! All of this is a function of the frames, except where blocks are cut, which nothing depends on.
 
+mod block;
+
+pub(crate) use self::block::Claim;
+
+use self::block::{Block, Mailbox, decode_block, encode_block, join_tail, may_join, put_block};
 use super::keys;
 use super::rows::Rows;
 use super::tables::{Bounds, scan_all};
 use crate::backing::{BackingError, Views};
-use crate::codec::{Reader, put_bytes, put_varint};
+use crate::codec::Reader;
 use bytes::Bytes;
 use eventmesh_edge_core::event::Position;
 use eventmesh_edge_core::ports::store::MAILBOX_CLAIM_BYTES;
@@ -22,8 +27,6 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 /// Claims of a block: this many, and by the session's number up to as many more, so that the blocks of sessions that get
 /// the same messages do not all become full with the same one.
 const BLOCK_CLAIMS: u64 = 32;
-/// A block in the views that has fewer claims is joined with the next ones, if both fit into one.
-const SMALL_BLOCK: u64 = 16;
 /// Blocks joined by one flush at most: each is read for it.
 const JOINS_MAX: usize = 256;
 /// Rows of the layout before blocks that one flush removes, at most.
@@ -34,113 +37,12 @@ const SLACK_FROM_EVENTS: u64 = 256;
 const SLACK_FROM_BYTES: u64 = 1 << 20;
 const SLACK_DIVISOR: u64 = 64;
 
-/// One session's claim on an event.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Claim {
-    pub(crate) position: Position,
-    /// Of the event.
-    pub(crate) stored_bytes: u32,
-    pub(crate) options: Bytes,
-}
-
-/// Claims that lie together: in the views, under their last position, or in memory.
-type Block = (Option<Position>, Vec<Claim>);
-
 /// Claims that were given up together.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Evicted {
     pub(super) events: u64,
     pub(super) bytes: u64,
     pub(super) range: Option<(Position, Position)>,
-}
-
-/// One mailbox.
-#[derive(Clone, Debug, Default)]
-struct Mailbox {
-    events: u64,
-    bytes: u64,
-    /// No claim is below it: where a scan for the oldest starts, past the rows that are gone.
-    lowest: Position,
-    /// The newest block in the views, and how many claims it has; zero if there is none.
-    tail: (Position, u64),
-    /// The newest claims, as a block.
-    fresh: Vec<u8>,
-    fresh_events: u64,
-    /// First and last of them.
-    fresh_range: (Position, Position),
-}
-
-impl Mailbox {
-    fn encode(&self) -> Bytes {
-        let mut out = Vec::with_capacity(24);
-        for number in [self.events, self.bytes, self.lowest.0, self.tail.0.0, self.tail.1] {
-            put_varint(&mut out, number);
-        }
-        Bytes::from(out)
-    }
-
-    fn decode(bytes: &[u8]) -> Option<Mailbox> {
-        let mut r = Reader::new(bytes);
-        let (events, bytes, lowest) = (r.varint()?, r.varint()?, Position(r.varint()?));
-        Some(Mailbox {
-            events,
-            bytes,
-            lowest,
-            tail: (Position(r.varint()?), r.varint()?),
-            ..Mailbox::default()
-        })
-    }
-
-    fn push(&mut self, position: Position, stored_bytes: u32, options: &[u8]) {
-        let before = if self.fresh_events == 0 { Position::ZERO } else { self.fresh_range.1 };
-        put_claim(&mut self.fresh, before, position, stored_bytes, options);
-        let first = if self.fresh_events == 0 { position } else { self.fresh_range.0 };
-        self.fresh_range = (first, position);
-        self.fresh_events += 1;
-    }
-
-    fn set_fresh(&mut self, claims: &[Claim]) {
-        self.fresh = encode_block(claims);
-        self.fresh_events = claims.len() as u64;
-        let first = claims.first().map_or(Position::ZERO, |c| c.position);
-        self.fresh_range = (first, claims.last().map_or(Position::ZERO, |c| c.position));
-    }
-
-    fn is_over(&self, bounds: &Bounds) -> bool {
-        self.events > 1 && (self.events > bounds.events || self.bytes > bounds.bytes)
-    }
-}
-
-fn put_claim(out: &mut Vec<u8>, before: Position, position: Position, stored_bytes: u32, options: &[u8]) {
-    put_varint(out, position.0.wrapping_sub(before.0));
-    put_varint(out, u64::from(stored_bytes));
-    put_bytes(out, options);
-}
-
-fn encode_block(claims: &[Claim]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(claims.len() * 10);
-    let mut before = Position::ZERO;
-    for claim in claims {
-        put_claim(&mut out, before, claim.position, claim.stored_bytes, &claim.options);
-        before = claim.position;
-    }
-    out
-}
-
-fn decode_block(bytes: &[u8]) -> Vec<Claim> {
-    let mut r = Reader::new(bytes);
-    let mut claims = Vec::new();
-    let mut before = 0u64;
-    while !r.is_empty() {
-        let (Some(step), Some(stored_bytes), Some(options)) = (r.varint(), r.varint_u32(), r.bytes()) else {
-            tracing::error!("a block of mailbox claims does not decode to its end");
-            break;
-        };
-        before = before.wrapping_add(step);
-        let options = Bytes::copy_from_slice(options);
-        claims.push(Claim { position: Position(before), stored_bytes, options });
-    }
-    claims
 }
 
 /// No block of the session ends in [`from`, `last`).
@@ -588,34 +490,6 @@ impl Mailboxes {
             self.legacy = !old.is_empty();
             old.into_iter().for_each(|(key, _)| rows.delete(key));
         }
-    }
-}
-
-fn may_join(mailbox: &Mailbox) -> bool {
-    let claims = mailbox.tail.1;
-    let small = claims > 0 && claims < SMALL_BLOCK && claims + mailbox.fresh_events <= BLOCK_CLAIMS;
-    small && mailbox.fresh_events > 0
-}
-
-/// Takes a small newest block of the views back, to be written anew with what came since. One that cannot be read stays
-/// where it is.
-fn join_tail(rows: &mut Rows<'_>, session: u64, mailbox: &mut Mailbox) {
-    let key = keys::block(session, mailbox.tail.0);
-    if let Ok(Some(block)) = rows.get(&key) {
-        let mut claims = decode_block(&block);
-        claims.extend(decode_block(&mailbox.fresh));
-        mailbox.set_fresh(&claims);
-        rows.delete(key);
-    }
-}
-
-/// Moves what is in memory into a block of the views.
-fn put_block(rows: &mut Rows<'_>, session: u64, mailbox: &mut Mailbox) {
-    if mailbox.fresh_events > 0 {
-        let last = mailbox.fresh_range.1;
-        rows.put(keys::block(session, last), Bytes::from(std::mem::take(&mut mailbox.fresh)));
-        mailbox.tail = (last, mailbox.fresh_events);
-        mailbox.fresh_events = 0;
     }
 }
 
