@@ -88,7 +88,7 @@ pub struct Sessions {
     /// The number that the next will gets.
     wills: AtomicU64,
     /// Wills that are due and could not be stored.
-    failed_wills: Arc<wills::Failed>,
+    due_wills: Arc<wills::Due>,
 }
 
 #[derive(Default)]
@@ -150,7 +150,7 @@ impl Sessions {
             told: AtomicU64::new(0),
             generations: AtomicU64::new(0),
             wills: AtomicU64::new(1),
-            failed_wills: Arc::default(),
+            due_wills: Arc::default(),
         }
     }
 
@@ -371,7 +371,7 @@ impl Sessions {
     /// What is due: wills whose delay has passed, sessions that have expired. Cheap when nothing is.
     pub fn tick(&self) {
         let now = self.clock.monotonic();
-        self.retry_wills(now);
+        self.look_after_wills(now);
         let mut state = Vec::new();
         while let Some(due) = self.next_due(now) {
             match due {

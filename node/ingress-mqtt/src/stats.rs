@@ -83,6 +83,8 @@ stats! {
     too_large_for_client,
     /// Persistent sessions that ended by their expiry.
     sessions_expired,
+    /// Wills given up: too many waited for room, or the store can never take them.
+    wills_given_up,
 }
 
 impl Stats {
@@ -169,6 +171,10 @@ impl Stats {
 
     pub(crate) fn too_large_for_client(&self) {
         self.too_large_for_client.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn will_given_up(&self) {
+        self.wills_given_up.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn session_expired(&self) {

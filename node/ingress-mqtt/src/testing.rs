@@ -10,7 +10,7 @@ use eventmesh_edge_core::ports::hub::{
     Accepted, Delivery, Hub, MailboxOptions, Offer, Outlet, Submission, SubscribeOptions, SubscriberId,
 };
 use eventmesh_edge_core::ports::store::{
-    CommitError, MailboxItem, ReadError, SessionNo, StateChange, StateValue, StreamId, Table,
+    CommitError, Loss, MailboxItem, ReadError, SessionNo, StateChange, StateValue, StreamId, Table,
 };
 use eventmesh_edge_core::topic::TopicFilter;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -66,6 +66,9 @@ struct Script {
     subscriptions: Vec<(u64, TopicFilter, SubscribeOptions)>,
     retained: BTreeMap<Text, Arc<Event>>,
     published: Vec<Event>,
+    losses: Vec<Loss>,
+    /// The last publications were [`Submission::kept`].
+    kept: bool,
     lost: usize,
     /// Most entries that one read of a mailbox returns, whatever was asked for.
     piece_max: Option<usize>,
@@ -146,6 +149,16 @@ impl ScriptedHub {
         self.published().iter().map(|e| String::from_utf8_lossy(&e.payload).into_owned()).collect()
     }
 
+    /// What was given up.
+    pub(crate) fn losses(&self) -> Vec<Loss> {
+        self.lock().losses.clone()
+    }
+
+    /// Whether the last publications were the submitter's to keep.
+    pub(crate) fn kept_alone(&self) -> bool {
+        self.lock().kept
+    }
+
     pub(crate) fn rows(&self, table: Table) -> Vec<Vec<u8>> {
         self.lock().tables.keys().filter(|(t, _)| *t == table as u8).map(|(_, key)| key.clone()).collect()
     }
@@ -200,6 +213,9 @@ impl Script {
     #[allow(clippy::type_complexity, reason = "one caller")]
     fn complete(&mut self) -> Option<(Done, Vec<(u64, Arc<dyn Outlet>, Delivery)>)> {
         let (mut submission, done) = self.held.pop_front()?;
+        if !submission.publications.is_empty() {
+            self.kept = submission.kept;
+        }
         if let Some(error) = self.fail_next.take() {
             return Some(((done, Err(error)), Vec::new()));
         }
@@ -212,6 +228,7 @@ impl Script {
                 _ => false,
             });
         }
+        self.losses.append(&mut submission.losses);
         let mut offers = Vec::new();
         for publication in &submission.publications {
             self.last_position += 1;

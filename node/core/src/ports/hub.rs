@@ -7,7 +7,7 @@
 //! that answers its client only in that callback cannot acknowledge what is not on disk.
 
 use super::Completion;
-use super::store::{CommitError, MailboxItem, ReadError, SessionNo, StateChange};
+use super::store::{CommitError, Loss, MailboxItem, ReadError, SessionNo, StateChange};
 use crate::Text;
 use crate::event::{Event, Position, Qos};
 use crate::topic::TopicFilter;
@@ -87,6 +87,13 @@ pub struct Submission {
     /// Who submits; if `None`, the publisher of the first publication. Of one submitter's submissions those with
     /// publications keep their order, and one that is state alone overtakes none that writes the same key.
     pub origin: Option<SubscriberId>,
+    /// The submitter has it on disk itself, and answers for it: a will. It waits for room in a stream apart from what devices
+    /// wait for, with bounds of its own (P5); what its submitter publishes later stays behind it where it goes to the same
+    /// stream, and does not wait for it anywhere else. Refused, it is no loss yet: it is tried again, or given up with
+    /// [`Submission::losses`].
+    pub kept: bool,
+    /// What the submitter gives up, for the ledger (P2).
+    pub losses: Vec<Loss>,
 }
 
 /// What a submission got.

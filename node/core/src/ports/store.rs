@@ -386,6 +386,9 @@ pub enum CommitError {
         /// Limit.
         max: u64,
     },
+    /// Only the node publishes to its own topics ([`crate::topic::is_nodes_own`]).
+    #[error("its topic is one of the node's own ($SYS, $edge), which only the node publishes to")]
+    Reserved,
     /// Write or sync failed; the segment is not trusted again, the next commit goes to a new one.
     #[error("write journal: {0}")]
     Io(#[source] Arc<std::io::Error>),
@@ -411,7 +414,7 @@ impl CommitError {
     pub fn class(&self) -> Class {
         match self {
             CommitError::Full { .. } | CommitError::Io(_) => Class::Retry,
-            CommitError::TooLarge { .. } => Class::Reject,
+            CommitError::TooLarge { .. } | CommitError::Reserved => Class::Reject,
             CommitError::Closed => Class::Fatal,
         }
     }

@@ -4,9 +4,10 @@ use super::{Action, Asked, Context, Output, Service};
 use bytes::Bytes;
 use eventmesh_edge_coap::{Code, ExchangeNo, Request, Response, option};
 use eventmesh_edge_core::Text;
+use eventmesh_edge_core::event::Position;
 use eventmesh_edge_core::mapping::{CoapPublication, etag_of, event_from_coap};
 use eventmesh_edge_core::ports::hub::{Accepted, Publication, Submission};
-use eventmesh_edge_core::ports::store::CommitError;
+use eventmesh_edge_core::ports::store::{CommitError, SessionNo, StateChange};
 use eventmesh_edge_core::topic::is_nodes_own;
 use std::time::Duration;
 
@@ -15,8 +16,21 @@ use std::time::Duration;
 pub(super) struct Pending {
     /// Who waits, and the answer if it is stored.
     answer: Option<(ExchangeNo, Code)>,
-    /// The topic whose value it writes.
-    writes: Option<Text>,
+    /// What else hangs on it.
+    then: Then,
+}
+
+/// What follows when a submission has its outcome.
+#[derive(Debug)]
+pub(super) enum Then {
+    /// Nothing.
+    Nothing,
+    /// The value of this topic is not being written any more.
+    Wrote(Text),
+    /// A device has a mailbox with this number, if it succeeded.
+    Opened(Text, u64),
+    /// A command is out of a mailbox, if it succeeded.
+    Removed(SessionNo, Position),
 }
 
 /// Max-Age of a refusal: when to ask again.
@@ -67,25 +81,28 @@ impl Service {
             refuse_when_full: true,
             ..Submission::default()
         };
-        self.submit(Pending { answer: Some((asked.exchange, success)), writes }, submission, out);
+        let then = writes.map_or(Then::Nothing, Then::Wrote);
+        self.submit_for(Some((asked.exchange, success)), then, submission, out);
         None
     }
 
-    /// State without publications: who waits for it, if anybody does.
+    /// Hands something to the hub: for whom, and what follows.
     pub(super) fn submit_for(
         &mut self,
         answer: Option<(ExchangeNo, Code)>,
+        then: Then,
         submission: Submission,
         out: &mut Output,
     ) {
-        self.submit(Pending { answer, writes: None }, submission, out);
-    }
-
-    fn submit(&mut self, pending: Pending, submission: Submission, out: &mut Output) {
         let token = self.next_token;
         self.next_token += 1;
-        self.pending.insert(token, pending);
+        self.pending.insert(token, Pending { answer, then });
         out.actions.push(Action::Submit { token, submission });
+    }
+
+    /// State that nobody waits for.
+    pub(super) fn submit_state(&mut self, state: Vec<StateChange>, out: &mut Output) {
+        self.submit_for(None, Then::Nothing, Submission { state, ..Submission::default() }, out);
     }
 
     /// The code of success; what speaks against it (RFC 7252 section 5.10.8).
@@ -119,19 +136,31 @@ impl Service {
         })
     }
 
-    pub(super) fn completed(&mut self, cx: &Context<'_>, token: u64, result: Result<Accepted, CommitError>) {
+    pub(super) fn completed(
+        &mut self,
+        cx: &Context<'_>,
+        token: u64,
+        result: Result<Accepted, CommitError>,
+        out: &mut Output,
+    ) {
         let Some(pending) = self.pending.remove(&token) else { return };
-        if let Some(topic) = pending.writes
-            && let Some(writers) = self.writing.get_mut(&topic)
-        {
-            *writers -= 1;
-            if *writers == 0 {
-                self.writing.remove(&topic);
-            }
-        }
         let refusal = result.err().map(|error| self.refused(&error));
+        match (pending.then, &refusal) {
+            (Then::Wrote(topic), _) => self.wrote(&topic),
+            (Then::Opened(name, number), _) => self.mailbox_opened(cx, &name, number, refusal.as_ref(), out),
+            (Then::Removed(session, position), None) => self.command_removed(session, position, out),
+            (Then::Removed(..), Some(_)) | (Then::Nothing, _) => {}
+        }
         let Some((exchange, success)) = pending.answer else { return };
         self.respond(cx, exchange, refusal.unwrap_or_else(|| Response::new(success)));
+    }
+
+    fn wrote(&mut self, topic: &Text) {
+        let Some(writers) = self.writing.get_mut(topic) else { return };
+        *writers -= 1;
+        if *writers == 0 {
+            self.writing.remove(topic);
+        }
     }
 
     fn refused(&self, error: &CommitError) -> Response {
@@ -144,11 +173,12 @@ impl Service {
             CommitError::TooLarge { .. } => {
                 (Code::REQUEST_ENTITY_TOO_LARGE, "larger than the store takes", None)
             }
+            CommitError::Reserved => (Code::FORBIDDEN, "the node's own topic", None),
             CommitError::Io(_) => (Code::SERVICE_UNAVAILABLE, "not stored", Some(BROKEN_FOR_SECS)),
             CommitError::Closed => (Code::SERVICE_UNAVAILABLE, "the node stops", Some(BROKEN_FOR_SECS)),
         };
         self.stats.add(|s| &s.failed, 1);
-        tracing::warn!(%error, %code, "a publication was not stored");
+        tracing::warn!(%error, %code, "a request was not stored");
         let response = Response::error(code, why);
         match again_secs {
             Some(secs) => response.with_uint(option::MAX_AGE, secs),

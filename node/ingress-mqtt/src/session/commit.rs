@@ -80,7 +80,7 @@ impl Machine {
             }
             plain.extend(state.iter().filter(|change| !refers_to_publication(change)).cloned());
         }
-        let submission = Submission { publications, state, refuse_when_full, origin: None };
+        let submission = Submission { publications, state, refuse_when_full, ..Submission::default() };
         self.submit(Purpose::Answers { answers, plain }, submission, out);
     }
 
@@ -195,6 +195,7 @@ impl Machine {
         let reason = match error {
             CommitError::Full { .. } => Reason::QuotaExceeded,
             CommitError::TooLarge { .. } => Reason::PacketTooLarge,
+            CommitError::Reserved => Reason::NotAuthorized,
             CommitError::Io(_) => Reason::Unspecified,
             CommitError::Closed => Reason::ServerShuttingDown,
         };

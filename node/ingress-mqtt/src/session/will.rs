@@ -18,7 +18,7 @@ use super::records::{self, Reader};
 use crate::codec::Will;
 use bytes::{BufMut, Bytes};
 use eventmesh_edge_core::Text;
-use eventmesh_edge_core::event::{Event, Sequence, Timestamp, Via, record};
+use eventmesh_edge_core::event::{Event, Properties, Sequence, Timestamp, Via, record};
 use eventmesh_edge_core::mapping::{self, Admission};
 use eventmesh_edge_core::ports::hub::{Publication, Submission, SubscriberId};
 use eventmesh_edge_core::ports::store::{StateChange, StateValue, Table};
@@ -77,7 +77,15 @@ impl PendingWill {
         let expiry = self.expiry_secs.filter(|_| now.is_plausible());
         event.expires = expiry.map(|secs| now.after(Duration::from_secs(secs.into())));
         let publications = vec![Publication { event, publisher }];
-        Submission { publications, state: vec![self.forget()], ..Submission::default() }
+        Submission { publications, state: vec![self.forget()], kept: true, ..Submission::default() }
+    }
+
+    /// What it takes, in memory and on disk.
+    pub(crate) fn bytes(&self) -> usize {
+        let user =
+            |p: &Properties| p.user.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        let properties = self.event.properties.as_deref().map_or(0, user);
+        self.event.payload.len() + self.event.topic.len() + properties
     }
 
     /// Its row.
@@ -122,7 +130,7 @@ fn key(number: WillNo) -> Bytes {
 mod tests {
     use super::*;
     use crate::testing::WALL;
-    use eventmesh_edge_core::event::{Properties, Qos};
+    use eventmesh_edge_core::event::Qos;
     use proptest::prelude::*;
 
     fn will(delay_secs: u32, expiry_secs: Option<u32>) -> Will {

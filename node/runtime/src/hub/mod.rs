@@ -18,7 +18,8 @@
 //! - **Full streams.** A refused submission is parked, unless it asked to be refused, and tried again when the store says
 //!   that room returned; new submissions for that stream go behind it, other streams go on. What is parked is bounded by
 //!   [`HubOptions::parked_max`] and [`HubOptions::parked_max_bytes`]; beyond that a submission is answered with
-//!   [`CommitError::Full`] although it was willing to wait.
+//!   [`CommitError::Full`] although it was willing to wait. A will has bounds of its own, and is passed by what its client
+//!   publishes to other streams when it is back ([`Submission::kept`]).
 //! - **Large fan-outs.** What is too large for one commit is stored in parts (see `parts`); each event with its mailbox
 //!   entries stays atomic.
 //! - **Persistent sessions** are offered what is in their mailbox directly after the commit while they keep up;
@@ -84,6 +85,11 @@ pub struct HubOptions {
     pub parked_max: usize,
     /// Most bytes that they take.
     pub parked_max_bytes: usize,
+    /// Most submissions that wait and are on disk at their submitters ([`Submission::kept`]: wills). They take no room of
+    /// the others.
+    pub kept_max: usize,
+    /// Most bytes that they take.
+    pub kept_max_bytes: usize,
     /// How many messages from above are remembered, to recognise one that comes again.
     pub remembered_max: usize,
 }
@@ -97,6 +103,8 @@ impl HubOptions {
             retained_max_bytes: 8 << 20,
             parked_max: 16_384,
             parked_max_bytes: 16 << 20,
+            kept_max: 4096,
+            kept_max_bytes: 4 << 20,
             remembered_max: 1024,
         }
     }

@@ -7,9 +7,10 @@
 //!
 //! Order that must not be lost although a queue is left in steps: submissions that write the same key of the same table
 //! (a session's record, say). The later one is parked behind the earlier, in whatever queue that is, and is not tried
-//! before everything ahead of it is done.
+//! before everything ahead of it is done. The same holds for what a client publishes to a stream where its will waits.
 
 use bytes::Bytes;
+use eventmesh_edge_core::ports::hub::SubscriberId;
 use eventmesh_edge_core::ports::store::{CommitError, StreamId, Table};
 use std::collections::{BTreeMap, HashMap};
 
@@ -19,11 +20,21 @@ pub(super) type Key = (Table, Bytes);
 /// Most submissions of one queue that are tried at once.
 const MAX_WINDOW: usize = 64;
 
-/// How much may wait.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+/// How much may wait, or does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Room {
     pub(super) count: usize,
     pub(super) bytes: usize,
+}
+
+/// What devices wait for and what is [`Submission::kept`] have bounds of their own: a thousand wills must not take the room
+/// of those who are there.
+///
+/// [`Submission::kept`]: eventmesh_edge_core::ports::hub::Submission::kept
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) devices: Room,
+    pub(super) kept: Room,
 }
 
 /// Something that waits.
@@ -33,6 +44,10 @@ pub(super) struct Parked<T> {
     pub(super) seq: u64,
     pub(super) item: T,
     pub(super) bytes: usize,
+    /// It is on disk at its submitter.
+    pub(super) kept: bool,
+    /// Who submitted it.
+    pub(super) origin: Option<SubscriberId>,
     /// What it writes.
     pub(super) keys: Vec<Key>,
     /// It follows something ahead of it that writes the same key.
@@ -44,6 +59,8 @@ pub(super) struct Parked<T> {
 pub(super) struct Trial {
     stream: StreamId,
     bytes: usize,
+    kept: bool,
+    origin: Option<SubscriberId>,
     keys: Vec<Key>,
 }
 
@@ -60,9 +77,11 @@ pub(super) struct Parking<T> {
     queues: BTreeMap<StreamId, Queue<T>>,
     /// Keys that something parked or on trial writes, with how many do and in which queue.
     keys: HashMap<Key, (StreamId, usize)>,
+    /// Who has something that is kept waiting or on trial in which queue, and how much.
+    kept_of: HashMap<(StreamId, SubscriberId), usize>,
     limits: Limits,
-    count: usize,
-    bytes: usize,
+    devices: Room,
+    kept: Room,
 }
 
 struct Queue<T> {
@@ -75,12 +94,19 @@ struct Queue<T> {
 
 impl<T> Parking<T> {
     pub(super) fn new(limits: Limits) -> Parking<T> {
-        Parking { queues: BTreeMap::new(), keys: HashMap::new(), limits, count: 0, bytes: 0 }
+        let (devices, kept) = (Room::default(), Room::default());
+        let (queues, keys, kept_of) = (BTreeMap::new(), HashMap::new(), HashMap::new());
+        Parking { queues, keys, kept_of, limits, devices, kept }
     }
 
     /// How many wait, and their bytes.
     pub(super) fn len(&self) -> (usize, usize) {
-        (self.count, self.bytes)
+        (self.devices.count + self.kept.count, self.devices.bytes + self.kept.bytes)
+    }
+
+    /// What it counts for: what is taken, and what may be.
+    fn room_of(&mut self, kept: bool) -> (&mut Room, Room) {
+        if kept { (&mut self.kept, self.limits.kept) } else { (&mut self.devices, self.limits.devices) }
     }
 
     /// True if nothing waits and nothing is on trial: the usual case.
@@ -93,12 +119,18 @@ impl<T> Parking<T> {
         &self,
         streams: impl Iterator<Item = StreamId>,
         keys: impl Iterator<Item = &'k Key>,
+        origin: Option<SubscriberId>,
     ) -> Option<Ahead> {
         let conflict = keys.filter_map(|key| self.keys.get(key)).map(|(stream, _)| *stream).next();
-        let full = streams.into_iter().find(|stream| self.queues.contains_key(stream));
-        let stream = conflict.or(full)?;
+        let full = streams.filter(|stream| self.queues.contains_key(stream));
+        let stream = conflict.or(full.max_by_key(|stream| self.has_kept(*stream, origin)))?;
         let error = self.queues.get(&stream)?.error.clone();
-        Some(Ahead { stream, follows: conflict.is_some(), error })
+        Some(Ahead { stream, follows: conflict.is_some() || self.has_kept(stream, origin), error })
+    }
+
+    /// Whether something of this origin that is kept waits in the queue, or is on trial.
+    pub(super) fn has_kept(&self, stream: StreamId, origin: Option<SubscriberId>) -> bool {
+        origin.is_some_and(|origin| self.kept_of.contains_key(&(stream, origin)))
     }
 
     /// Parks in the queue of `stream`; gives it back if too much is waiting already.
@@ -108,11 +140,15 @@ impl<T> Parking<T> {
         error: CommitError,
         parked: Parked<T>,
     ) -> Result<(), Parked<T>> {
-        if self.count >= self.limits.count || self.bytes + parked.bytes > self.limits.bytes {
+        let (taken, limit) = self.room_of(parked.kept);
+        if taken.count >= limit.count || taken.bytes + parked.bytes > limit.bytes {
             return Err(parked);
         }
-        self.count += 1;
-        self.bytes += parked.bytes;
+        taken.count += 1;
+        taken.bytes += parked.bytes;
+        if let Some(origin) = parked.origin.filter(|_| parked.kept) {
+            *self.kept_of.entry((stream, origin)).or_default() += 1;
+        }
         for key in &parked.keys {
             self.keys.entry(key.clone()).or_insert((stream, 0)).1 += 1;
         }
@@ -140,13 +176,23 @@ impl<T> Parking<T> {
         let (stream, queue) = self.queues.iter_mut().find(|(_, queue)| queue.is_ready())?;
         let (_, parked) = queue.waiting.pop_first()?;
         queue.on_trial += 1;
-        Some((parked.item, Trial { stream: *stream, bytes: parked.bytes, keys: parked.keys }))
+        let Parked { item, bytes, kept, origin, keys, .. } = parked;
+        Some((item, Trial { stream: *stream, bytes, kept, origin, keys }))
     }
 
     /// How the trial went. What was refused is then parked again by the caller.
     pub(super) fn tried(&mut self, trial: &Trial, refused: bool) {
-        self.count = self.count.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(trial.bytes);
+        let (taken, _) = self.room_of(trial.kept);
+        taken.count = taken.count.saturating_sub(1);
+        taken.bytes = taken.bytes.saturating_sub(trial.bytes);
+        if let Some(origin) = trial.origin.filter(|_| trial.kept)
+            && let Some(kept) = self.kept_of.get_mut(&(trial.stream, origin))
+        {
+            *kept -= 1;
+            if *kept == 0 {
+                self.kept_of.remove(&(trial.stream, origin));
+            }
+        }
         for key in &trial.keys {
             if let Some((_, users)) = self.keys.get_mut(key) {
                 *users -= 1;
@@ -170,7 +216,8 @@ impl<T> Parking<T> {
     /// Everything that waits, in order of submission.
     pub(super) fn drain(&mut self) -> Vec<T> {
         self.keys.clear();
-        (self.count, self.bytes) = (0, 0);
+        self.kept_of.clear();
+        (self.devices, self.kept) = (Room::default(), Room::default());
         let queues = std::mem::take(&mut self.queues);
         let mut all: Vec<_> = queues.into_values().flat_map(|queue| queue.waiting.into_values()).collect();
         all.sort_by_key(|parked| parked.seq);
@@ -197,11 +244,15 @@ mod tests {
     }
 
     fn parking() -> Parking<u64> {
-        Parking::new(Limits { count: 100, bytes: 1000 })
+        Parking::new(limits(Room { count: 100, bytes: 1000 }))
+    }
+
+    fn limits(devices: Room) -> Limits {
+        Limits { devices, kept: Room { count: 1, bytes: 100 } }
     }
 
     fn parked(seq: u64) -> Parked<u64> {
-        Parked { seq, item: seq, bytes: 1, keys: Vec::new(), follows: false }
+        Parked { seq, item: seq, bytes: 1, kept: false, origin: None, keys: Vec::new(), follows: false }
     }
 
     fn key(name: &'static str) -> Key {
@@ -253,13 +304,13 @@ mod tests {
     fn a_full_stream_holds_up_its_own_submissions_only() {
         let mut parking = parking();
         parking.park(A, full(A), parked(0)).unwrap();
-        assert!(parking.ahead([B].into_iter(), [].iter()).is_none());
-        let ahead = parking.ahead([B, A].into_iter(), [].iter()).unwrap();
+        assert!(parking.ahead([B].into_iter(), [].iter(), None).is_none());
+        let ahead = parking.ahead([B, A].into_iter(), [].iter(), None).unwrap();
         assert_eq!((ahead.stream, ahead.follows), (A, false));
         // Still so while the last one is on trial, or a newcomer could overtake it.
         parking.room();
         let trials = start(&mut parking);
-        assert!(parking.ahead([A].into_iter(), [].iter()).is_some());
+        assert!(parking.ahead([A].into_iter(), [].iter(), None).is_some());
         parking.tried(&trials[0].1, false);
         assert!(parking.is_idle());
     }
@@ -269,7 +320,7 @@ mod tests {
         let mut parking = parking();
         let first = Parked { keys: vec![key("s")], ..parked(0) };
         parking.park(A, full(A), first).unwrap();
-        let ahead = parking.ahead([].into_iter(), [key("other"), key("s")].iter()).unwrap();
+        let ahead = parking.ahead([].into_iter(), [key("other"), key("s")].iter(), None).unwrap();
         assert_eq!((ahead.stream, ahead.follows), (A, true));
         let second = Parked { keys: vec![key("s")], follows: true, ..parked(1) };
         parking.park(A, full(A), second).unwrap();
@@ -283,15 +334,37 @@ mod tests {
     }
 
     #[test]
+    fn what_is_kept_is_followed_by_its_origin_in_its_own_stream_alone() {
+        let mut parking = parking();
+        let (me, other) = (Some(SubscriberId(1)), Some(SubscriberId(2)));
+        parking.park(A, full(A), Parked { kept: true, origin: me, ..parked(0) }).unwrap();
+        parking.park(B, full(B), Parked { origin: other, ..parked(1) }).unwrap();
+        let both = || [B, A, B].into_iter();
+        let mine = parking.ahead(both(), [].iter(), me).unwrap();
+        assert_eq!((mine.stream, mine.follows), (A, true));
+        assert!(!parking.ahead(both(), [].iter(), other).unwrap().follows);
+        assert!(!parking.ahead([B].into_iter(), [].iter(), me).unwrap().follows);
+        parking.room();
+        let trials = start(&mut parking);
+        assert!(parking.has_kept(A, me), "on trial");
+        trials.iter().for_each(|(_, trial)| parking.tried(trial, false));
+        assert!(parking.is_idle() && parking.kept_of.is_empty());
+    }
+
+    #[test]
     fn what_exceeds_the_limits_is_given_back() {
-        let mut parking: Parking<u64> = Parking::new(Limits { count: 2, bytes: 10 });
+        let mut parking: Parking<u64> = Parking::new(limits(Room { count: 2, bytes: 10 }));
         parking.park(A, full(A), Parked { bytes: 8, ..parked(0) }).unwrap();
         let large = parking.park(A, full(A), Parked { bytes: 3, ..parked(1) }).unwrap_err();
         assert_eq!(large.item, 1);
         parking.park(A, full(A), parked(2)).unwrap();
         assert!(parking.park(A, full(A), Parked { bytes: 0, ..parked(3) }).is_err());
         assert_eq!(parking.len(), (2, 9));
-        assert_eq!(parking.drain(), [0, 2]);
+        // What is kept elsewhere has room of its own.
+        parking.park(A, full(A), Parked { kept: true, ..parked(4) }).unwrap();
+        assert!(parking.park(A, full(A), Parked { kept: true, ..parked(5) }).is_err());
+        assert_eq!(parking.len(), (3, 10));
+        assert_eq!(parking.drain(), [0, 2, 4]);
         assert_eq!(parking.len(), (0, 0));
     }
 }

@@ -37,8 +37,9 @@ pub(super) fn split(work: &mut Work, at: usize) {
     let rest = Submission {
         publications: publications.split_off(at),
         state: state.split_off(border).into_iter().map(|change| moved(change, at)).collect(),
-        refuse_when_full: false,
         origin,
+        kept: work.submission.kept,
+        ..Submission::default()
     };
     work.submission.origin = origin;
     work.parts.get_or_insert_default().later.push_front(rest);

@@ -97,6 +97,11 @@ impl Work {
         self.submission.origin.or_else(first)
     }
 
+    /// The line that waits for it.
+    pub(super) fn line(&self) -> Option<SubscriberId> {
+        self.origin().filter(|_| self.holds_line)
+    }
+
     /// Nothing follows.
     pub(super) fn is_last_part(&self) -> bool {
         self.parts.as_ref().is_none_or(|parts| parts.later.is_empty())
@@ -168,8 +173,11 @@ impl State {
     /// nothing of it has to be durable.
     pub(super) fn plan(&mut self, work: &mut Work) -> Result<(Commit, Vec<Planned>), CommitError> {
         let Submission { publications, state, .. } = &work.submission;
+        if publications.iter().any(|publication| is_foreign(&publication.event)) {
+            return Err(CommitError::Reserved);
+        }
         let named = named_events(state, publications.len())?;
-        let mut commit = Commit::default();
+        let mut commit = Commit { losses: work.submission.losses.clone(), ..Commit::default() };
         let mut planned = Vec::with_capacity(publications.len());
         let mut claims = 0;
         for (index, publication) in publications.iter().enumerate() {
@@ -220,6 +228,12 @@ impl State {
         let (routed, shed) = (stream.is_some(), shed.len() as u64);
         Planned { event: index, routed, matches, late: Vec::new(), retain, claims, shed }
     }
+}
+
+/// To a topic of the node's own, from somebody else: whoever watches the node must not be told what it did not say. Each
+/// ingress tells its clients so; what comes down from an uplink has only this check.
+fn is_foreign(event: &Event) -> bool {
+    event.via != Via::Node && is_nodes_own(&event.topic)
 }
 
 /// What the hub delivers with: the lower of published and granted QoS [MQTT-3.8.4-8].

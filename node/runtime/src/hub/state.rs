@@ -6,7 +6,7 @@
 
 use super::inbox::{Completed, FoundNothing, Inbox};
 use super::losses::Losses;
-use super::parking::{Ahead, Key, Limits, Parked, Parking, Trial};
+use super::parking::{Ahead, Key, Limits, Parked, Parking, Room, Trial};
 use super::parts;
 use super::plan::{Flight, Planned, Work};
 use super::subscribers::Subscribers;
@@ -75,7 +75,10 @@ impl State {
             index: Subscriptions::new(),
             retained: Retained::new(options.retained_max_bytes),
             losses: Losses::default(),
-            parking: Parking::new(Limits { count: options.parked_max, bytes: options.parked_max_bytes }),
+            parking: Parking::new(Limits {
+                devices: Room { count: options.parked_max, bytes: options.parked_max_bytes },
+                kept: Room { count: options.kept_max, bytes: options.kept_max_bytes },
+            }),
             outstanding: HashMap::new(),
             next_seq: 0,
             subscribed_seq: 0,
@@ -183,28 +186,38 @@ impl State {
             return None;
         }
         let keys: Vec<Key> = work.keys().collect();
-        self.parking.ahead(work.streams(&self.router), keys.iter())
+        self.parking.ahead(work.streams(&self.router), keys.iter(), work.origin())
     }
 
     /// Its stream is known to be full.
-    fn line_up(&mut self, work: Work, ahead: Ahead) -> bool {
+    fn line_up(&mut self, mut work: Work, ahead: Ahead) -> bool {
         let Ahead { stream, follows, error } = ahead;
         if work.submission.refuse_when_full {
             return self.resolve(work, None, Vec::new(), Err(error));
         }
+        // What is kept is in the queue of its stream: nothing else has to wait for it.
+        let kept = work.submission.kept;
+        work.holds_line &= !kept;
         match self.park(work, stream, error.clone(), follows) {
-            Ok(()) => true,
-            Err(work) => self.resolve(work, None, Vec::new(), Err(error)),
+            Ok(()) => !kept,
+            Err(work) => self.resolve(*work, None, Vec::new(), Err(error)),
         }
     }
 
-    fn park(&mut self, work: Work, stream: StreamId, error: CommitError, follows: bool) -> Result<(), Work> {
+    fn park(
+        &mut self,
+        work: Work,
+        stream: StreamId,
+        error: CommitError,
+        follows: bool,
+    ) -> Result<(), Box<Work>> {
         if self.closed {
-            return Err(work);
+            return Err(Box::new(work));
         }
         let (seq, bytes, keys) = (work.seq, work.bytes(), work.keys().collect());
-        let parked = Parked { seq, item: work, bytes, keys, follows };
-        self.parking.park(stream, error, parked).map_err(|parked| parked.item)
+        let (kept, origin) = (work.submission.kept, work.origin());
+        let parked = Parked { seq, item: work, bytes, kept, origin, keys, follows };
+        self.parking.park(stream, error, parked).map_err(|parked| Box::new(parked.item))
     }
 
     /// What a flight leaves behind in the hub once its outcome is here. Gives it back if it is to be answered, and keeps
@@ -229,16 +242,24 @@ impl State {
             && !flight.work.submission.refuse_when_full
         {
             let rooms = flight.rooms;
+            let passed = flight.work.line().filter(|_| flight.work.submission.kept);
+            flight.work.holds_line &= passed.is_none();
             let keys: Vec<Key> = flight.work.keys().collect();
-            let follows = self.parking.ahead(std::iter::empty(), keys.iter()).is_some();
+            let origin = flight.work.origin();
+            let follows = self.parking.ahead(std::iter::empty(), keys.iter(), None).is_some()
+                || self.parking.has_kept(stream, origin);
             match self.park(flight.work, stream, error, follows) {
                 Ok(()) => {
+                    self.release(passed);
                     if rooms != self.inbox.rooms() {
                         self.parking.room();
                     }
                     return None;
                 }
-                Err(work) => flight.work = work,
+                Err(work) => {
+                    flight.work = *work;
+                    flight.work.holds_line |= passed.is_some();
+                }
             }
         }
         match &result {
@@ -256,9 +277,9 @@ impl State {
             Err(_) => {}
         }
         if result.is_err() || flight.work.is_last_part() {
-            self.release(&flight.work);
+            self.release(flight.work.line());
         }
-        if result.is_err() {
+        if result.is_err() && !flight.work.submission.kept {
             self.count_refused(&flight.work);
         }
         Some(Completed { flight, result })
@@ -319,9 +340,9 @@ impl State {
         }
     }
 
-    /// The publisher's next submissions, up to one that has to wait itself.
-    fn release(&mut self, work: &Work) {
-        let Some(origin) = work.origin().filter(|_| work.holds_line) else { return };
+    /// The next submissions of a line, up to one that the others have to wait for.
+    fn release(&mut self, line: Option<SubscriberId>) {
+        let Some(origin) = line else { return };
         while let Some(line) = self.outstanding.get_mut(&origin) {
             match line.waiting.pop_front() {
                 None => drop(self.outstanding.remove(&origin)),

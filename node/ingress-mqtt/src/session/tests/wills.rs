@@ -3,7 +3,7 @@
 use super::*;
 use crate::testing::full;
 use eventmesh_edge_core::event::Timestamp;
-use eventmesh_edge_core::ports::store::Table;
+use eventmesh_edge_core::ports::store::{CommitError, LossReason, Table};
 
 fn with_will<'a>(connect: Connect<'a>) -> Connect<'a> {
     Connect { will: Some(("last", "gone", 1, false)), ..connect }
@@ -160,11 +160,15 @@ fn a_will_that_waited_for_room_is_published_at_the_start() {
     assert_eq!(restart_after(&node, 0).hub.payloads(), ["gone"]);
 }
 
+fn disk_error() -> CommitError {
+    CommitError::Io(Arc::new(std::io::Error::other("disk")))
+}
+
 #[test]
-fn a_will_that_the_store_refused_is_tried_again() {
+fn a_will_that_a_disk_refused_is_tried_again() {
     let node = Node::new();
     let mut peer = node.connect(&with_will(clean(V5, "c")));
-    node.hub.fail_next(full());
+    node.hub.fail_next(disk_error());
     peer.cut();
     assert_eq!((rows(&node), node.hub.payloads().len()), (1, 0));
     node.sessions.tick();
@@ -172,6 +176,40 @@ fn a_will_that_the_store_refused_is_tried_again() {
     node.advance(1);
     node.sessions.tick();
     assert_eq!((rows(&node), node.hub.payloads().len()), (0, 1));
+}
+
+#[test]
+fn a_will_that_the_hub_has_no_room_for_is_given_up_and_counted() {
+    let node = Node::new();
+    let mut peer = node.connect(&with_will(clean(V5, "c")));
+    node.hub.fail_next(full());
+    peer.cut();
+    assert_eq!((rows(&node), node.hub.payloads().len()), (0, 0), "its row does not stay for ever");
+    let losses = node.hub.losses();
+    assert_eq!((losses[0].reason, losses[0].events, losses[0].bytes), (LossReason::Refused, 1, 8));
+    assert_eq!(node.sessions.stats().snapshot().wills_given_up, 1);
+    assert!(node.hub.kept_alone(), "the hub knows that it waits by itself");
+}
+
+/// Clients that come and go while the disk is broken, for ever: what waits has a bound, in memory and on disk (P5).
+#[test]
+fn wills_that_a_disk_refuses_are_bounded_in_number_and_bytes() {
+    for (payload, at_least, at_most) in [("gone".to_owned(), 1024, 1024), ("x".repeat(60_000), 10, 17)] {
+        let node = Node::new();
+        for _ in 0..1100 {
+            let will = Some(("last", payload.as_str(), 1, false));
+            let mut peer = node.connect(&Connect { will, ..clean(V5, "c") });
+            node.hub.fail_next(disk_error());
+            peer.cut();
+        }
+        let waiting = rows(&node);
+        assert!((at_least..=at_most).contains(&waiting), "{waiting} wills wait");
+        let given_up = node.hub.losses().iter().map(|loss| loss.events).sum::<u64>();
+        assert_eq!(given_up, 1100 - waiting as u64);
+        node.advance(1);
+        node.sessions.tick();
+        assert_eq!((rows(&node), node.hub.payloads().len()), (0, waiting));
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::*;
 use eventmesh_edge_contract::suite::support::{consumer, read_all, texts};
-use eventmesh_edge_core::ports::store::{CursorChange, StateValue};
+use eventmesh_edge_core::ports::store::{CursorChange, Loss, LossReason, StateValue};
 
 /// Fills the telemetry stream with messages of 600 bytes, until one has to wait; returns that one's name.
 async fn fill(bench: &mut Bench) -> String {
@@ -276,4 +276,101 @@ async fn another_router_takes_what_waits_and_what_comes_and_nothing_that_is_comm
     assert_eq!(alarms.len(), 2, "{alarms:?}");
     assert!(alarms[0].starts_with(&name) && alarms[1] == "later", "{alarms:?}");
     assert_eq!(read_all(&*bench.store, consumer(0, 0), Position::ZERO).len(), before);
+}
+
+fn will(publisher: SubscriberId, topic: &str, payload: &str) -> Submission {
+    Submission { kept: true, ..from(Some(publisher), [event(topic, payload)]) }
+}
+
+/// A client is back while its will still waits for room: it may publish. Only what goes to the same stream stays behind
+/// the will, or "online" would be followed by "offline".
+#[tokio::test(start_paused = true)]
+async fn a_will_that_waits_holds_up_its_own_stream_alone() {
+    for is_known_to_be_full in [true, false] {
+        let mut bench = Bench::manual();
+        let publisher = bench.subscriber(&Connection::new(99), "nowhere");
+        let large = "x".repeat(1500);
+        bench.submit("fits", from(None, [event("t/1", &large)]));
+        bench.commit(1).await;
+        if is_known_to_be_full {
+            bench.submit("waits", from(None, [event("t/1", &large)]));
+            bench.commit(1).await;
+        }
+        bench.submit("will", will(publisher, "t/state", &format!("offline {large}")));
+        if is_known_to_be_full {
+            bench.turn().await;
+        } else {
+            // At the store, and what the client submits next waits for the outcome.
+            bench.submit("early", from(Some(publisher), [event("a/0", "early")]));
+            assert_eq!(bench.store.pending(), 1);
+            bench.commit(1).await;
+        }
+        bench.submit("alarm", from(Some(publisher), [event("a/1", "alarm")]));
+        for _ in 0..2 {
+            bench.store.complete_next(usize::MAX);
+            bench.turn().await;
+        }
+        assert!(bench.answer("alarm").is_ok(), "full: {is_known_to_be_full}");
+        bench.submit("online", from(Some(publisher), [event("t/state", "online")]));
+        bench.turn().await;
+        assert!(!bench.answered().contains(&"online".to_owned()));
+        while bench.hub.stats().parked > 0 {
+            drain(&mut bench).await;
+        }
+        let answered = bench.answered();
+        let place = |name: &str| answered.iter().position(|n| n == name).expect("it was answered");
+        assert!(place("will") < place("online"), "{answered:?}");
+        assert!(is_known_to_be_full || place("early") < place("alarm"), "{answered:?}");
+        assert_eq!((bench.hub.stats().parked, bench.hub.stats().behind), (0, 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn wills_that_wait_are_bounded_and_take_no_room_of_the_devices() {
+    let mut bench = Bench::over(MemoryStore::new(spec()), |options| {
+        (options.parked_max, options.kept_max, options.kept_max_bytes) = (2, 2, 4096);
+    });
+    let publisher = bench.subscriber(&Connection::new(99), "nowhere");
+    fill(&mut bench).await;
+    for name in ["first", "second", "third"] {
+        bench.submit(name, will(publisher, "t/1", name));
+    }
+    bench.turn().await;
+    assert!(matches!(bench.answer("third"), Err(CommitError::Full { .. })), "in number");
+    bench.publish("t/1", "device");
+    bench.turn().await;
+    assert_eq!((bench.hub.stats().parked, bench.answered().contains(&"device".to_owned())), (4, false));
+    drain(&mut bench).await;
+    fill(&mut bench).await;
+    bench.submit("large", will(publisher, "t/1", &"x".repeat(4096)));
+    bench.turn().await;
+    assert!(matches!(bench.answer("large"), Err(CommitError::Full { .. })), "in bytes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_submitter_gives_up_is_in_the_ledger_with_its_state() {
+    let mut bench = Bench::new();
+    let loss = Loss {
+        consumer: None,
+        reason: LossReason::Refused,
+        events: 1,
+        bytes: 9,
+        range: (Position::ZERO, Position::ZERO),
+    };
+    let given_up = Submission { state: vec![put("gone")], losses: vec![loss], ..Submission::default() };
+    bench.submit("given up", given_up);
+    bench.turn().await;
+    assert!(bench.answer("given up").is_ok());
+    let ledger = bench.store.ledger();
+    assert_eq!((ledger[0].reason, ledger[0].events, ledger[0].bytes), (LossReason::Refused, 1, 9));
+    // Refused, it is no loss: its submitter still has it.
+    let quiet = Event { qos: Qos::AtMostOnce, ..event("t/1", &"x".repeat(3000)) };
+    let refuse_when_full = true;
+    bench.submit("kept", Submission { kept: true, refuse_when_full, ..from(None, [quiet]) });
+    bench.turn().await;
+    assert!(bench.answer("kept").is_err());
+    bench.hub.commit_losses();
+    bench.turn().await;
+    assert_eq!(bench.store.ledger().len(), 1);
+    assert_eq!(bench.store.ledger()[0].events, 1);
 }
