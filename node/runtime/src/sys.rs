@@ -1,4 +1,5 @@
-//! `$SYS` as a task: at each interval the figures that have changed go to the hub, retained in memory.
+//! `$SYS` as a task: at each interval the figures that have changed go to the hub, retained in memory. What a full stream
+//! refused was not said, and is said the next time; it is no loss.
 
 use eventmesh_edge_core::Text;
 use eventmesh_edge_core::ports::clock::Clock;
@@ -7,6 +8,7 @@ use eventmesh_edge_core::telemetry::{SysFigures, SysTopics, node_source};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -30,15 +32,20 @@ pub async fn publish(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let source = node_source(&node);
     let mut topics = SysTopics::default();
+    let refused = Arc::new(AtomicBool::new(false));
     loop {
         tokio::select! {
             () = &mut stop => return,
             _ = ticks.tick() => {}
         }
+        if refused.swap(false, Ordering::Relaxed) {
+            topics.unsaid();
+        }
         let messages = topics.messages(&source, &figures.figures(), clock.now());
         let publications = messages.into_iter().map(|event| Publication { event, publisher: None }).collect();
         // A route may name `$SYS`; if its stream has no room, this moment's figures are no loss.
         let submission = Submission { publications, refuse_when_full: true, ..Submission::default() };
-        hub.submit(submission, Box::new(drop));
+        let refused = refused.clone();
+        hub.submit(submission, Box::new(move |result| refused.store(result.is_err(), Ordering::Relaxed)));
     }
 }

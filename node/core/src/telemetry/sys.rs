@@ -89,6 +89,11 @@ impl SysTopics {
         self.said = all;
         messages
     }
+
+    /// What was said last reached nobody: next time everything is said.
+    pub fn unsaid(&mut self) {
+        self.said.clear();
+    }
 }
 
 fn event(source: &Text, name: &str, payload: String, now: Timestamp) -> Event {
@@ -138,5 +143,8 @@ mod tests {
                 "$SYS/broker/clients/disconnected 3",
             ]
         );
+        topics.unsaid();
+        let again = topics.messages(&"edge://n".into(), &figures, Timestamp(1));
+        assert_eq!(again.len(), figures.topics().len());
     }
 }

@@ -3,10 +3,13 @@
 //! answer to withhold and no second try.
 //!
 //! A commit per lost message would make a slow subscriber the most expensive client there is, and what a full disk refuses
-//! would make it fuller. They are counted here at once and committed together, by the hub's housekeeping and at its stop. A kill loses the last second's count and
-//! nothing else.
+//! would make it fuller. They are counted here at once and committed together, by the hub's housekeeping and at its stop. A
+//! kill loses the last second's count and nothing else.
+//!
+//! The node's own figures (`$SYS`) are no device's events, and the next ones say more than those that were lost: they do
+//! not enter the ledger.
 
-use eventmesh_edge_core::event::{Event, Position};
+use eventmesh_edge_core::event::{Event, Position, Via};
 use eventmesh_edge_core::ports::store::{Loss, LossReason};
 
 /// The sum since the last commit, and since the start.
@@ -21,7 +24,9 @@ impl Losses {
     /// One more. `position`: where it is stored, if it is.
     pub(super) fn add(&mut self, event: &Event, position: Option<Position>) {
         self.slow += 1;
-        self.count(LossReason::SlowSubscriber, 1, event, position);
+        if !is_figure(event) {
+            self.count(LossReason::SlowSubscriber, 1, event, position);
+        }
     }
 
     /// So many mailboxes did not get the event.
@@ -31,7 +36,9 @@ impl Losses {
 
     /// A message that the store did not take.
     pub(super) fn add_refused(&mut self, event: &Event) {
-        self.count(LossReason::Refused, 1, event, None);
+        if !is_figure(event) {
+            self.count(LossReason::Refused, 1, event, None);
+        }
     }
 
     fn count(&mut self, reason: LossReason, events: u64, event: &Event, position: Option<Position>) {
@@ -59,6 +66,10 @@ impl Losses {
     pub(super) fn slow(&self) -> u64 {
         self.slow
     }
+}
+
+fn is_figure(event: &Event) -> bool {
+    event.via == Via::Node && event.topic.starts_with("$SYS/")
 }
 
 /// The lower of two positions that are known.
