@@ -52,6 +52,27 @@ async fn what_comes_down_goes_to_subscribers_and_to_no_stream() {
     assert_eq!((connection.texts(), lock(&answers).clone()), (vec!["open".to_owned()], vec![true]));
 }
 
+/// Who watches the node, or its clients, is told by the node alone; whoever sent it is told why.
+#[tokio::test(start_paused = true)]
+async fn a_command_to_the_nodes_own_topics_is_refused_and_the_receipt_says_so() {
+    for topic in ["$SYS/broker/uptime", "$edge/clients/x/connected", "$SYS", "$edge"] {
+        let mut bench = Bench::new();
+        let connection = Connection::new(9);
+        let watcher = bench.subscriber(&connection, "$SYS/#");
+        bench.hub.subscribe(watcher, &filter("$edge/#"), OPTIONS);
+        let (answer, given) = (Arc::new(Mutex::new(None)), command(topic, Some("1")));
+        let into = answer.clone();
+        bench
+            .hub
+            .downward("cloud")
+            .accept(Downward { retain: true, ..given }, Box::new(move |kept| *lock(&into) = Some(kept)));
+        bench.turn().await;
+        let Some(Kept::Dropped(reason)) = lock(&answer).take() else { panic!("{topic}: not refused") };
+        assert!(reason.contains("node's own"), "{reason:?}");
+        assert_eq!((connection.texts(), bench.hub.stats().retained.topics), (vec![], 0), "{topic}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_command_that_comes_again_is_confirmed_and_not_repeated() {
     let mut bench = Bench::manual();
