@@ -18,7 +18,7 @@ use eventmesh_edge_e2e::proxy::{Link, Proxy};
 use eventmesh_edge_e2e::raw::RawClient;
 use eventmesh_edge_e2e::tools::{Random, number_from_env};
 use eventmesh_edge_e2e::{Result, eventually};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,8 +67,9 @@ async fn nothing_acknowledged_is_lost_under_sigkill_and_a_failing_link() -> Resu
     }
     let acknowledged: usize = books.iter().map(|b| b.acknowledged.len()).sum();
     assert!(acknowledged > kills as usize * 10, "only {acknowledged} messages: this was no load");
-    if !everything_arrives(&books, &auditor).await {
-        return missing(&books, &auditor, &node);
+    let mut missing = Missing::new(&books);
+    if !missing.arrive(&auditor).await {
+        return missing.complain(&auditor, &node);
     }
 
     let seen = auditor.seen().clone();
@@ -172,40 +173,53 @@ fn message(received: &Received) -> (String, u64) {
     (value["client"].as_str().unwrap_or_default().to_owned(), value["n"].as_u64().unwrap_or(u64::MAX))
 }
 
-/// Waits while events arrive; false if nothing new came for a minute and something acknowledged is still missing.
-async fn everything_arrives(books: &[Books], auditor: &Auditor) -> bool {
-    loop {
-        let before = auditor.seen().len();
-        let arrived = eventually("everything acknowledged arrives, or something does", async || {
-            let seen = auditor.seen();
-            let all: BTreeSet<_> = seen.iter().map(message).collect();
-            let complete =
-                books.iter().all(|b| b.acknowledged.iter().all(|n| all.contains(&(b.name.clone(), *n))));
-            // Counting them all takes longer than waiting: a thousand more are reason enough to count again.
-            (complete || seen.len() >= before + 1_000).then_some(complete)
-        });
-        match arrived.await {
-            Ok(true) => return true,
-            Ok(false) => {}
-            Err(_) if auditor.seen().len() > before => {}
-            Err(_) => return false,
-        }
-    }
+/// What was acknowledged and has not arrived.
+struct Missing {
+    of_client: HashMap<String, HashSet<u64>>,
+    /// How many of those that came were looked at: each once, however many there are. The link runs on the thread that counts,
+    /// and one that stands still for seconds while it counts is a dead one to the node.
+    looked_at: usize,
 }
 
-/// Says what is missing, and who stands still: the node's own word, the end of its log, and whether the auditor listens.
-fn missing(books: &[Books], auditor: &Auditor, node: &Node) -> Result {
-    let log = node.log();
-    let tail: Vec<_> = log.lines().rev().take(20).collect();
-    println!("kill: auditor {}; status {:?}; log, newest first: {tail:#?}", auditor.state(), node.status());
-    let arrived: BTreeSet<_> = auditor.seen().iter().map(message).collect();
-    let lost: Vec<_> = books
-        .iter()
-        .flat_map(|b| b.acknowledged.iter().map(|n| (b.name.clone(), *n)))
-        .filter(|m| !arrived.contains(m))
-        .collect();
-    Err(format!("P1/P2: {} acknowledged messages never arrived, the first: {:?}", lost.len(), lost.first())
-        .into())
+/// Looked at in one go.
+const LOOK_AT: usize = 1_000;
+
+impl Missing {
+    fn new(books: &[Books]) -> Missing {
+        let of = |b: &Books| (b.name.clone(), b.acknowledged.iter().copied().collect());
+        Missing { of_client: books.iter().map(of).collect(), looked_at: 0 }
+    }
+
+    /// Waits while events arrive; false if nothing new came for a minute and something is still missing.
+    async fn arrive(&mut self, auditor: &Auditor) -> bool {
+        while !self.of_client.values().all(HashSet::is_empty) {
+            let news = eventually("something new arrives", async || {
+                let seen = auditor.seen();
+                let news: Vec<_> = seen.iter().skip(self.looked_at).take(LOOK_AT).cloned().collect();
+                (!news.is_empty()).then_some(news)
+            });
+            let Ok(news) = news.await else { return false };
+            self.looked_at += news.len();
+            for (client, number) in news.iter().map(message) {
+                self.of_client.get_mut(&client).map(|of_one| of_one.remove(&number));
+            }
+        }
+        true
+    }
+
+    /// Says what is missing, and who stands still: the node's own word, the end of its log, and whether the auditor listens.
+    fn complain(&self, auditor: &Auditor, node: &Node) -> Result {
+        let log = node.log();
+        let tail: Vec<_> = log.lines().rev().take(20).collect();
+        println!(
+            "kill: auditor {}; status {:?}; log, newest first: {tail:#?}",
+            auditor.state(),
+            node.status()
+        );
+        let lost: usize = self.of_client.values().map(HashSet::len).sum();
+        let first = self.of_client.iter().find_map(|(client, of_one)| Some((client, of_one.iter().min()?)));
+        Err(format!("P1/P2: {lost} acknowledged messages never arrived, among them {first:?}").into())
+    }
 }
 
 /// P3: an id names one message for ever; a message has a second id only where its client had to send it again although
