@@ -3,10 +3,13 @@
 use super::support::*;
 use bytes::Bytes;
 use eventmesh_edge_core::event::{Event, Position};
-use eventmesh_edge_core::ports::store::{CommitError, Consumer, LossReason, Store, StreamId};
+use eventmesh_edge_core::ports::store::{
+    CommitError, Consumer, LossReason, Reshape, ReshapeError, Store, StoreSpec, StreamId, UplinkId,
+};
 use eventmesh_edge_store::sim_disk::{Fault, Kind};
 use eventmesh_edge_store::{SimSite, SteppedStore};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
 
 struct Rng(u64);
 
@@ -42,8 +45,28 @@ struct World {
     sequences: BTreeMap<String, BTreeMap<Position, u64>>,
     given: Position,
     made: u64,
+    /// Counted for readers that were taken away.
+    removed: u64,
     /// The disk fails, or is full.
     is_faulty: bool,
+}
+
+/// With or without the second reader of the first stream.
+fn spec_with(second: bool) -> StoreSpec {
+    let mut spec = spec();
+    if !second {
+        spec.streams[0].uplinks = vec![UplinkId(0)];
+    }
+    spec
+}
+
+fn reshape(store: &SteppedStore, spec: StoreSpec, drop: Vec<Consumer>) -> Result<(), ReshapeError> {
+    let slot = Arc::new(Mutex::new(None));
+    let into = Arc::clone(&slot);
+    let change = Reshape { spec, drain: Vec::new(), drop };
+    store.reshape(change, Box::new(move |outcome| *into.lock().unwrap() = Some(outcome)));
+    let outcome = slot.lock().unwrap().take();
+    outcome.expect("an immediate store answers before it returns")
 }
 
 impl World {
@@ -60,6 +83,7 @@ impl World {
             sequences: BTreeMap::new(),
             given: Position::ZERO,
             made: 0,
+            removed: 0,
             is_faulty: false,
         }
     }
@@ -109,7 +133,7 @@ impl World {
 
     fn acknowledge(&mut self) {
         let consumer = [A, B, DROPS][usize::try_from(self.rng.below(3)).unwrap()];
-        let queue = self.queues.get_mut(&consumer).unwrap();
+        let Some(queue) = self.queues.get_mut(&consumer) else { return };
         let Some(nth) = (!queue.waiting.is_empty()).then(|| self.rng.below(queue.waiting.len() as u64))
         else {
             return;
@@ -122,6 +146,60 @@ impl World {
         }
     }
 
+    fn reads_second(&self) -> bool {
+        self.queues.contains_key(&B)
+    }
+
+    /// The second reader is given up, or comes again; if the change fails, the next start makes it.
+    fn change_readers(&mut self) {
+        let comes = !self.reads_second();
+        let drop = if comes { Vec::new() } else { vec![B] };
+        let outcome = reshape(&self.store, spec_with(comes), drop);
+        assert!(outcome.is_ok() || self.is_faulty, "{outcome:?}");
+        match (comes, outcome.is_ok()) {
+            (true, true) => {
+                let at = self.store.backlog(B);
+                assert_eq!((at.events, at.acked), (0, self.store.backlog(A).newest), "from now on");
+                self.queues.insert(B, Queue { asked: at.acked, answered: at.acked, ..Queue::default() });
+            }
+            (false, is_made) => {
+                let queue = self.queues.remove(&B).unwrap_or_default();
+                let waits = queue.waiting.len() as u64;
+                if is_made {
+                    self.removed += waits;
+                    assert_eq!(
+                        lost(&self.store, LossReason::StreamRemoved),
+                        self.removed,
+                        "counted, and once"
+                    );
+                } else {
+                    // An acknowledgement that failed may be there all the same.
+                    let at_least = queue.waiting.iter().filter(|(at, _)| *at > queue.asked).count() as u64;
+                    self.reopen_after_cut();
+                    self.adopt_removal(at_least, waits);
+                }
+            }
+            (true, false) => {
+                self.reopen_after_cut();
+                self.adopt_removal(0, 0);
+            }
+        }
+    }
+
+    /// It is gone with this start or was before; commits of which nobody knows may have waited for it too.
+    fn adopt_removal(&mut self, at_least: u64, waited: u64) {
+        let now = lost(&self.store, LossReason::StreamRemoved) - self.removed;
+        let most = waited + self.uncertain.len() as u64;
+        assert!((at_least..=most).contains(&now), "{now} counted where {at_least} to {waited} waited (P2)");
+        self.removed += now;
+    }
+
+    fn open(&mut self) {
+        let spec = spec_with(self.reads_second());
+        self.store = SteppedStore::open(&self.site, spec, &options(), true).unwrap().0;
+        assert!(lost(&self.store, LossReason::StreamRemoved) >= self.removed, "the ledger went back");
+    }
+
     fn cut_in_the_middle(&mut self) {
         let skip = self.rng.below(14);
         self.is_faulty = true;
@@ -129,7 +207,12 @@ impl World {
         for _ in 0..1 + self.rng.below(3) {
             if self.rng.below(3) == 0 { self.acknowledge() } else { self.publish() }
         }
-        self.reopen_after_cut();
+        if self.reads_second() && self.rng.below(4) == 0 {
+            self.change_readers();
+        }
+        if self.is_faulty {
+            self.reopen_after_cut();
+        }
     }
 
     fn reopen_after_cut(&mut self) {
@@ -139,12 +222,13 @@ impl World {
         if self.rng.below(3) == 0 {
             let skip = self.rng.below(20);
             self.site.disk.fail(Kind::Any, skip, u64::MAX, Fault::Io);
-            drop(SteppedStore::open(&self.site, spec(), &options(), true));
+            let spec = spec_with(self.reads_second());
+            drop(SteppedStore::open(&self.site, spec, &options(), true));
             let seed = self.rng.next();
             self.site.power_cut(seed);
         }
         self.is_faulty = false;
-        self.store = open(&self.site).0;
+        self.open();
         self.adopt_survivors();
     }
 
@@ -216,12 +300,12 @@ impl World {
     }
 
     fn step(&mut self) {
-        match self.rng.below(24) {
+        match self.rng.below(26) {
             0..=11 => self.publish(),
             12..=16 => self.acknowledge(),
             17 => {
                 self.store.close();
-                self.store = open(&self.site).0;
+                self.open();
             }
             18 => self.reopen_after_cut(),
             19 => self.cut_in_the_middle(),
@@ -245,10 +329,18 @@ impl World {
                 for _ in 0..6 {
                     self.publish();
                 }
+                // Seldom somebody has what is given back as well.
+                if self.rng.below(4) == 0 {
+                    self.store.tick(NOW);
+                    self.acknowledge();
+                }
                 self.site.disk.heal();
                 self.is_faulty = false;
+                self.store.tick(NOW);
+                assert!(!self.store.stats().short_of_room, "there is room again, and it is not seen");
             }
             22 => self.store.tick(NOW),
+            23 | 24 => self.change_readers(),
             _ => self.site.backing.fail_seals(1),
         }
         self.check();
