@@ -72,7 +72,7 @@ fn uplink(u: &UplinkStatus) -> Vec<String> {
         u.dropped.iter().map(|(reason, n)| format!("{reason} {}", count(*n))).collect();
     vec![
         u.name.clone(),
-        state(u),
+        if u.draining { format!("draining, {}", state(u)) } else { state(u) },
         format!("{} ({})", count(u.backlog_events), bytes(u.backlog_bytes)),
         u.oldest_s.map(time).unwrap_or_else(|| "-".to_owned()),
         format!("{:.0}/s", u.rate_per_s),
@@ -264,6 +264,17 @@ mod tests {
             [0.25, 59.6, 61.0, 11_550.0, 200_000.0].map(time),
             ["0.2 s", "60 s", "1 min 1 s", "3 h 12 min", "2 d 7 h"]
         );
+    }
+
+    #[test]
+    fn an_uplink_that_is_being_taken_away_says_so() {
+        let uplink = UplinkStatus { name: "old".into(), backlog_events: 50, ..UplinkStatus::default() };
+        let status = |draining| Status {
+            uplinks: vec![UplinkStatus { draining, ..uplink.clone() }],
+            ..Status::default()
+        };
+        assert!(render(&status(true)).contains("draining, connecting"), "{}", render(&status(true)));
+        assert!(!render(&status(false)).contains("draining"));
     }
 
     #[test]
