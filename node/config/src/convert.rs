@@ -63,6 +63,8 @@ impl Uplink {
     pub fn forward_options(&self, id: UplinkId, seed: u64) -> forward::Options {
         let backoff = Backoff { base: self.retry_min, cap: self.retry_max };
         let defaults = forward::Options::new(id);
+        // Twice the window: what is answered out of order behind a late one must not empty the pipe.
+        let gap_max = defaults.gap_max.max(2 * self.window_events as usize);
         forward::Options {
             order: match self.order {
                 Order::Strict => forward::Order::Strict,
@@ -70,8 +72,8 @@ impl Uplink {
             },
             pipeline: self.pipeline(),
             window: Volume { events: self.window_events as usize, bytes: self.window_bytes.as_usize() },
-            // Twice the window: what is answered out of order behind a late one must not empty the pipe.
-            gap_max: defaults.gap_max.max(2 * self.window_events as usize),
+            read_ahead: self.read_ahead(defaults.read_ahead, gap_max),
+            gap_max,
             retry: backoff,
             connect: backoff,
             connect_timeout: self.connect_timeout,
@@ -82,14 +84,23 @@ impl Uplink {
         }
     }
 
+    /// With one event per client and topic under way, those behind it wait in memory: runs of one client's events must not
+    /// fill all of that and keep the other clients back (docs/adr/0015).
+    fn read_ahead(&self, default: Volume, gap_max: usize) -> Volume {
+        if self.order != Order::Strict || self.pipeline() == Pipeline::Ordered {
+            return default;
+        }
+        let bytes = self.window_bytes.as_usize().saturating_mul(2);
+        Volume { events: default.events.max(gap_max), bytes: default.bytes.max(bytes) }
+    }
+
     fn pipeline(&self) -> Pipeline {
         match &self.http {
-            Some(http) if http.connections > 1 => Pipeline::Unordered,
-            // One call per event, and the runtime hands them to a pool of threads.
-            None if self.eventmesh.is_some() => Pipeline::Unordered,
-            // [MQTT-4.6.0-2]: an MQTT upstream takes over in the order sent. Over one HTTP connection there is one request
-            // at a time.
-            _ => Pipeline::Ordered,
+            // One request at a time, and an event that fails ends the connection.
+            Some(http) if http.connections == 1 => Pipeline::Ordered,
+            // An EventMesh runtime hands calls to a pool of threads; an MQTT 5 upstream may refuse one packet for the moment
+            // and take those behind it (docs/adr/0015).
+            _ => Pipeline::Unordered,
         }
     }
 

@@ -233,7 +233,13 @@ mod tests {
             parse(&format!("addresses = [\"a\"]\n{keys}")).unwrap().forward_options(UplinkId(0), 1)
         };
         assert_eq!((rules("").pipeline, rules("").order), (Pipeline::Unordered, Order::Sequence));
-        assert_eq!(rules("order = \"strict\"").order, Order::Strict);
+        let strict = rules("order = \"strict\"");
+        assert_eq!(
+            (strict.order, strict.read_ahead.events),
+            (Order::Strict, strict.gap_max),
+            "runs of one client"
+        );
+        assert!(rules("").read_ahead.events < strict.gap_max);
         assert_eq!(
             rules("answer_timeout = \"10 s\"").answer_timeout,
             30 * SECOND,

@@ -1,6 +1,7 @@
 //! The configuration as its reader meets it: files in, lines out.
 
 use super::*;
+use eventmesh_edge_core::forward;
 use eventmesh_edge_core::ports::store::{StreamId, UplinkId, WhenFull};
 use std::collections::BTreeMap;
 
@@ -371,7 +372,10 @@ fn conversions_keep_what_was_written() {
     assert_eq!((routed.stream, routed.kind.map(|k| &**k)), (StreamId(1), Some("com.example.t")));
     assert_eq!(router.route("u").map(|r| r.stream), Some(StreamId(0)));
     for uplink in &config.uplinks {
-        assert_eq!(uplink.forward_options(UplinkId(0), 1).check(), Ok(()));
+        let rules = uplink.forward_options(UplinkId(0), 1);
+        assert_eq!(rules.check(), Ok(()));
+        // What an MQTT 5 upstream says of one packet holds for no other.
+        assert_eq!((rules.order, rules.pipeline), (forward::Order::Strict, forward::Pipeline::Unordered));
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::history::{History, Reader, Reception, Refusal};
 use eventmesh_edge_core::Text;
 use eventmesh_edge_core::event::{Position, StoredEvent};
-use eventmesh_edge_core::forward::{Options, Order, Pipeline, Volume};
+use eventmesh_edge_core::forward::{Options, Order, Volume};
 use eventmesh_edge_core::ports::store::{Backlog, Consumer, CursorChange, Loss, StreamId, StreamSpec};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -211,9 +211,8 @@ pub fn p3_copy_is_the_same(history: &History, stream: StreamId, copy: &StoredEve
 // ---- P4
 
 /// P4: with `strict` order, first receptions of one key (`source`, topic) come in the order of their positions, through
-/// outages, resends and restarts. The one exception is documented: over an ordered pipeline, what was already under way
-/// when an earlier event of its key was refused cannot be called back. And a power cut may undo that an event was given
-/// up: then it comes late, if it comes. `ages`: the stream has a `max_age`.
+/// outages, refusals, resends and restarts. A power cut may undo that an event was given up: then it comes late, if it
+/// comes. `ages`: the stream has a `max_age`.
 ///
 /// # Errors
 /// The first event that was overtaken.
@@ -231,8 +230,6 @@ pub fn p4_strict_order(history: &History, consumer: Consumer, options: &Options,
         for overtaker in earlier.iter().filter(|e| e.position > reception.position) {
             // Given up and counted, and then served all the same by an upstream that had not answered.
             let excused = reader.lost.contains(&reception.position)
-                || options.pipeline == Pipeline::Ordered
-                    && was_under_way(reader, overtaker, reception.position)
                 || was_given_up(reader, overtaker, reception, by_age);
             holds("P4", excused, || {
                 format!(
@@ -251,12 +248,6 @@ fn was_given_up(reader: &Reader, overtaker: &Reception, overtaken: &Reception, b
     let refused = |r: &Refusal| r.position == overtaken.position && r.life == overtaker.life;
     let died = reader.died.contains(&(overtaken.position, overtaker.life));
     overtaken.life > overtaker.life && (by_age || died || reader.refusals.iter().any(refused))
-}
-
-/// True if `overtaker` was sent before it was known that `overtaken` was refused on the same connection.
-fn was_under_way(reader: &Reader, overtaker: &Reception, overtaken: Position) -> bool {
-    let refused = |r: &&Refusal| r.position == overtaken && r.connection == overtaker.connection;
-    reader.refusals.iter().filter(refused).any(|r| overtaker.sending <= r.sent_before)
 }
 
 /// P4: `sequence` is contiguous per source, `edgeseq` per source and stream, both in the order of positions: whatever

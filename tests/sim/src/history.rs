@@ -18,10 +18,6 @@ pub struct Stored {
 pub struct Reception {
     /// Which event.
     pub position: Position,
-    /// The sending that did it.
-    pub sending: u64,
-    /// Its connection.
-    pub connection: u64,
     /// The start of the node that sent it.
     pub life: u64,
 }
@@ -31,12 +27,8 @@ pub struct Reception {
 pub struct Refusal {
     /// Which event.
     pub position: Position,
-    /// The connection that it was refused on.
-    pub connection: u64,
     /// The start of the node that had sent it.
     pub life: u64,
-    /// Sendings made until the forwarder knew; `u64::MAX` if it never did.
-    pub sent_before: u64,
 }
 
 /// What one consumer did with its stream.

@@ -52,6 +52,8 @@ pub struct Upstream {
     pub connection: u64,
     /// Something sent now will arrive.
     pub alive: bool,
+    /// Ordered, and it refused an event that is to come again: what is behind that one is not taken.
+    pub ends: bool,
     /// The forwarder has been told that it is up, and not that it is down.
     pub told_up: bool,
     /// What the forwarder may have unanswered.
@@ -71,7 +73,7 @@ impl Upstream {
     /// A new attempt: whatever was there is forgotten.
     pub fn attempt(&mut self) -> u64 {
         self.connection += 1;
-        self.alive = false;
+        (self.alive, self.ends) = (false, false);
         self.arrives_after = Duration::ZERO;
         self.answers_after = Duration::ZERO;
         drop(self.forget());
@@ -90,12 +92,6 @@ impl Upstream {
     pub fn after(earlier: Option<&Upstream>) -> Upstream {
         let (connection, sendings) = earlier.map_or((0, 0), |e| (e.connection + 1, e.sendings));
         Upstream { connection, sendings, ..Upstream::default() }
-    }
-
-    /// Sendings so far.
-    #[must_use]
-    pub fn sendings(&self) -> u64 {
-        self.sendings
     }
 
     /// Takes an event on its way.

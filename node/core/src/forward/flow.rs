@@ -13,7 +13,7 @@
 //! front, and nothing else; what the upstream holds leaves the slots and keeps the cursor back ([`super::held`]).
 
 use super::held::{Held, PROBES_FROM};
-use super::lane::{Admission, Lanes, Mode, enqueue};
+use super::lane::{Admission, Lanes, Mode, Released, enqueue};
 use super::reading::Reading;
 use super::slot::{Slot, State};
 use super::trouble::Troubles;
@@ -345,15 +345,22 @@ impl Flow {
     /// Later events of the key no longer wait for `no`.
     fn release(&mut self, key: u64, no: u64) {
         let (slots, ready, base, fresh) = (&mut self.slots, &mut self.ready, self.base, self.fresh);
+        let troubles = &self.troubles;
         self.lanes.release(key, no, |next| {
-            let slot = index(base, next).and_then(|idx| slots.get_mut(idx));
-            let Some(slot) = slot.filter(|slot| slot.state == State::Held) else { return false };
-            slot.state = State::Queued;
+            let Some(slot) = index(base, next).and_then(|idx| slots.get_mut(idx)) else {
+                return Released::Gone;
+            };
+            match slot.state {
+                State::Held => slot.state = State::Queued,
+                // The head once, until an earlier one was refused, and on its way again.
+                State::InFlight => return Released::Refused,
+                _ => return Released::Gone,
+            }
             // What `fresh` has not come to yet it will come to, after the earlier ones (P4).
             if next < fresh {
                 enqueue(ready, next);
             }
-            true
+            if troubles.attempts(next) > 0 { Released::Refused } else { Released::Queued }
         });
     }
 
@@ -398,17 +405,7 @@ impl Flow {
                 if no < self.fresh || no >= PROBES_FROM {
                     enqueue(&mut self.ready, no);
                 }
-                self.resume_lane(no);
             }
-        }
-    }
-
-    /// In a pipelined lane the followers go out right behind the event that they waited for.
-    fn resume_lane(&mut self, no: u64) {
-        if let Some(key) = self.slot(no).map(|slot| slot.key)
-            && self.lanes.follow_at_once()
-        {
-            self.release(key, no);
         }
     }
 

@@ -10,7 +10,7 @@ pub(super) enum Mode {
     Free,
     /// Each waits until the earlier one of its key is settled.
     OnePerKey,
-    /// Each waits only while an earlier one of its key backs off.
+    /// Each waits only behind an earlier one of its key that was refused, until that is settled.
     Pipelined,
 }
 
@@ -28,6 +28,17 @@ impl Mode {
 pub(super) enum Admission {
     Go,
     Held,
+}
+
+/// What became of an event that waited in a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Released {
+    /// It does not wait any more.
+    Gone,
+    /// It is queued.
+    Queued,
+    /// It is queued, and was refused before: those behind it wait until it is settled.
+    Refused,
 }
 
 #[derive(Debug)]
@@ -73,11 +84,6 @@ impl Lanes {
     /// False if keys play no part.
     pub(super) fn are_used(&self) -> bool {
         self.mode != Mode::Free
-    }
-
-    /// True if the whole lane goes on as soon as its head is tried again.
-    pub(super) fn follow_at_once(&self) -> bool {
-        self.mode == Mode::Pipelined
     }
 
     pub(super) fn clear(&mut self) {
@@ -128,15 +134,20 @@ impl Lanes {
         self.lanes.remove(&key).map(|lane| lane.queue).unwrap_or_default()
     }
 
-    /// The head `no` of a lane is out of the way. `queue` is called with the next ones in order and says whether it took
-    /// them; one is enough where one per key is in flight.
-    pub(super) fn release(&mut self, key: u64, no: u64, mut queue: impl FnMut(u64) -> bool) {
+    /// The head `no` of a lane is settled. `queue` is called with the next ones in order and says what became of them; one
+    /// is enough where one per key is in flight, and none goes behind one that was refused.
+    pub(super) fn release(&mut self, key: u64, no: u64, mut queue: impl FnMut(u64) -> Released) {
         if self.lanes.is_empty() {
             return;
         }
         let Some(lane) = self.lanes.get_mut(&key).filter(|lane| lane.head == no) else { return };
         while let Some(next) = lane.queue.pop_front() {
-            if queue(next) && self.mode == Mode::OnePerKey {
+            let goes_on = match queue(next) {
+                Released::Gone => true,
+                Released::Queued => self.mode == Mode::Pipelined,
+                Released::Refused => false,
+            };
+            if !goes_on {
                 lane.head = next;
                 return;
             }
@@ -163,7 +174,7 @@ mod tests {
         let mut out = Vec::new();
         lanes.release(key, no, |next| {
             out.push(next);
-            true
+            Released::Queued
         });
         out
     }
@@ -185,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipelined_lane_forms_at_a_failure_and_goes_on_as_a_whole() {
+    fn a_pipelined_lane_forms_at_a_failure_and_goes_on_as_a_whole_once_its_head_is_settled() {
         let mut lanes = Lanes::new(Mode::Pipelined);
         assert_eq!([lanes.admit(7, 1), lanes.admit(7, 2), lanes.admit(7, 3)], [Admission::Go; 3]);
         assert_eq!(lanes.hold_back(7, 2), None);
@@ -195,6 +206,25 @@ mod tests {
         assert_eq!(lanes.admit(8, 5), Admission::Go);
         assert_eq!(released(&mut lanes, 7, 1), [2, 3, 4]);
         assert_eq!(lanes.admit(7, 6), Admission::Go);
+    }
+
+    #[test]
+    fn nobody_goes_behind_one_that_was_refused() {
+        let mut lanes = Lanes::new(Mode::Pipelined);
+        for no in 1..=4 {
+            lanes.hold_back(7, no);
+        }
+        let mut out = Vec::new();
+        lanes.release(7, 1, |next| {
+            out.push(next);
+            if next == 3 { Released::Refused } else { Released::Queued }
+        });
+        assert_eq!(out, [2, 3]);
+        assert_eq!(
+            [lanes.admit(7, 2), lanes.admit(7, 3), lanes.admit(7, 5)],
+            [Admission::Go, Admission::Go, Admission::Held]
+        );
+        assert_eq!(released(&mut lanes, 7, 3), [4, 5]);
     }
 
     #[test]

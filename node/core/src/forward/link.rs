@@ -245,7 +245,11 @@ mod tests {
             last = link.down(last, NO_PAUSE, &mut jitter);
             last = link.unreachable(last, &mut jitter);
         }
-        assert!(last - now >= at(100_000), "a port that is closed now and then hides no refusals: {:?}", last - now);
+        assert!(
+            last - now >= at(100_000),
+            "a port that is closed now and then hides no refusals: {:?}",
+            last - now
+        );
     }
 
     #[test]

@@ -13,14 +13,16 @@ pub enum Order {
     Sequence,
 }
 
-/// What the upstream does with several unanswered events of one connection; a property of the uplink's protocol.
+/// What the upstream does with several unanswered events of one connection; a property of the uplink's protocol
+/// (docs/adr/0015).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Pipeline {
-    /// It takes them over in the order sent (MQTT [MQTT-4.6.0-2]): [`Order::Strict`] may pipeline within a connection.
-    /// An event that the upstream refuses for the moment ([`Class::Retry`](crate::ports::store::Class)) holds back the
-    /// later ones of its key; those already under way then cannot be called back and are the one exception to P4.
+    /// It takes them over in the order sent, and nothing behind one that it refuses for the moment: such a refusal ends
+    /// the connection. [`Order::Strict`] may pipeline. Should it refuse one all the same
+    /// ([`Class::Retry`](crate::ports::store::Class)), the later ones of the key wait until that one is settled.
     Ordered,
-    /// It may reorder them (one RPC each): [`Order::Strict`] keeps one event per key in flight.
+    /// It may reorder them (one RPC each), or refuse one and take those behind it (MQTT 5, where PUBACK with a reason
+    /// code speaks for one packet): [`Order::Strict`] keeps one event per key in flight.
     Unordered,
 }
 

@@ -8,7 +8,7 @@ use crate::upstream::{EventKey, Fate, Sending, fate};
 use eventmesh_edge_core::Text;
 use eventmesh_edge_core::event::{Event, StoredEvent};
 use eventmesh_edge_core::forward::{Action, Input, Pipeline, Report, Volume};
-use eventmesh_edge_core::ports::store::{Commit, Consumer, CursorChange, Loss, Read, Store, StreamId};
+use eventmesh_edge_core::ports::store::{Class, Commit, Consumer, CursorChange, Loss, Read, Store, StreamId};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -195,6 +195,9 @@ impl World<'_> {
             }
             return Ok(());
         }
+        if upstream.ends {
+            return Ok(());
+        }
         let key = (sending.stream, sending.event.position);
         match fate(&self.sides[idx].weather, sending.event.position.counter(), &mut self.rng) {
             Fate::Taken { twice } => {
@@ -206,13 +209,10 @@ impl World<'_> {
             }
             Fate::TakenInSilence => self.receive(idx, sending)?,
             Fate::Refused(class) => {
-                // Until the forwarder hears of it, it goes on sending.
-                let refusal = Refusal {
-                    position: key.1,
-                    connection: sending.connection,
-                    life: sending.life,
-                    sent_before: u64::MAX,
-                };
+                let ends = self.is_ordered(idx) && class != Class::Reject;
+                self.sides[idx].upstream.ends = ends;
+                let class = if ends { Class::Fatal } else { class };
+                let refusal = Refusal { position: key.1, life: sending.life };
                 self.history
                     .reader(Consumer { stream: key.0, uplink: uplink_id(idx) })
                     .refusals
@@ -234,8 +234,7 @@ impl World<'_> {
     pub(super) fn receive(&mut self, idx: usize, sending: &Sending) -> Check {
         checks::p3_copy_is_the_same(&self.history, sending.stream, &sending.event)?;
         let consumer = Consumer { stream: sending.stream, uplink: uplink_id(idx) };
-        let Sending { number, connection, life, .. } = *sending;
-        let reception = Reception { position: sending.event.position, sending: number, connection, life };
+        let reception = Reception { position: sending.event.position, life: sending.life };
         let first = self.history.receive(consumer, reception);
         self.trace(|| format!("upstream {idx} has {} (first: {first})", reception.position));
         self.summary.received += u64::from(first);
@@ -262,7 +261,6 @@ impl World<'_> {
         }
         let (stream, position) = key;
         let bytes = self.history.stream(stream).get(&position).map_or(0, |s| s.event.stored_bytes);
-        let sent_before = self.sides[idx].upstream.sendings();
         self.sides[idx].upstream.answered(key, bytes);
         let reader = self.history.reader(Consumer { stream, uplink: uplink_id(idx) });
         match verdict {
@@ -271,10 +269,6 @@ impl World<'_> {
                 self.feed(idx, Input::Acked { stream, position })
             }
             Verdict::Failed(class) => {
-                let of_it = |r: &&mut Refusal| r.position == position && r.connection == connection;
-                if let Some(refusal) = reader.refusals.iter_mut().rev().find(of_it) {
-                    refusal.sent_before = sent_before;
-                }
                 let reason = Text::from_static("refused by the simulation");
                 self.feed(idx, Input::Failed { stream, position, class, reason })
             }

@@ -4,6 +4,7 @@
 mod held;
 mod properties;
 mod scenarios;
+mod strict;
 
 use super::{Action, Forwarder, Input, Options, Order, Pipeline, Report, StreamOptions};
 use crate::Text;
@@ -69,6 +70,8 @@ struct World {
     next_position: u64,
     /// Unanswered on this connection, in the order sent.
     flying: Vec<(usize, Position)>,
+    /// Refused for the moment on this connection.
+    refused: BTreeSet<(usize, Position)>,
     up: bool,
     window: usize,
     connecting: Option<usize>,
@@ -101,6 +104,7 @@ impl World {
             latest: WALL,
             next_position: Position::first_of(1).0,
             flying: Vec::new(),
+            refused: BTreeSet::new(),
             up: false,
             window: 0,
             connecting: None,
@@ -121,6 +125,9 @@ impl World {
     fn step(&mut self, input: Input) {
         if self.wall.is_plausible() {
             self.latest = self.latest.max(self.wall);
+        }
+        if matches!(input, Input::Up { .. }) {
+            self.refused.clear();
         }
         let mut out = std::mem::take(&mut self.out);
         self.forwarder.step(self.now, self.wall, input, &mut out);
@@ -278,6 +285,9 @@ impl World {
         if class == Class::Reject {
             self.logs[log].rejected.insert(position);
         }
+        if class == Class::Retry {
+            self.refused.insert((log, position));
+        }
         if class == Class::Fatal {
             self.up = false;
             self.flying.clear();
@@ -419,7 +429,7 @@ impl World {
         self.logs[log].get(position).stored_bytes as usize
     }
 
-    /// P4: every earlier event of the key is settled, or went out before on this very connection.
+    /// P4: every earlier event of the key is settled, or went out before on this very connection and was not refused on it.
     fn check_order(&self, log: usize, stored: &StoredEvent) {
         if self.options.order == Order::Sequence {
             return;
@@ -430,7 +440,9 @@ impl World {
         for earlier in known.between(cursor, stored.position).iter().filter(same) {
             let at = earlier.position;
             let settled = known.acked.contains(&at) || known.rejected.contains(&at) || self.expired(earlier);
-            let flies = self.options.pipeline == Pipeline::Ordered && self.flying.contains(&(log, at));
+            let flies = self.options.pipeline == Pipeline::Ordered
+                && self.flying.contains(&(log, at))
+                && !self.refused.contains(&(log, at));
             assert!(settled || flies, "P4: {} of {} before {at}", stored.position, stored.event.topic);
         }
     }

@@ -160,9 +160,21 @@ fn strict_over_an_ordered_pipeline_fills_the_window_with_one_key() {
         world.fail(0, Class::Retry);
     }
     world.pass(ms(260));
-    let positions = world.flying_positions();
-    assert_eq!(positions.len(), 50, "all go again behind the first");
-    assert!(positions.is_sorted());
+    assert_eq!(
+        world.flying_positions(),
+        [world.logs[0].events[0].position],
+        "the others wait until it is settled"
+    );
+    world.fail(0, Class::Retry);
+    world.pass(ms(520));
+    world.ack(0);
+    for n in 1..50 {
+        let next = world.logs[0].events[n].position;
+        assert_eq!(world.flying_positions(), [next], "so do those behind another one that was refused");
+        world.ack(0);
+    }
+    assert_eq!(world.flying.len(), 50, "the window is full again");
+    assert!(world.flying_positions().is_sorted());
     world.ack_all();
     assert_eq!(world.cursor(0), Some(world.last(0)));
 }
@@ -187,6 +199,26 @@ fn a_retried_event_goes_before_a_later_one_that_waits_for_the_window() {
     }
 }
 
+/// Found by a property test: the one that had led its key was on its way again when an earlier one took the lead.
+#[test]
+fn a_refused_event_on_its_way_again_keeps_its_key_when_an_earlier_one_is_refused() {
+    let options = Options { order: Order::Strict, pipeline: Pipeline::Ordered, ..options() };
+    let mut world = World::new(options, 1);
+    world.backlog(0, 4, same);
+    world.connect(3);
+    world.fail(1, Class::Retry);
+    world.pass(ms(260));
+    // The second flies again, the first and the third still do.
+    world.fail(0, Class::Retry);
+    world.pass(ms(260));
+    let first = world.logs[0].events[0].position;
+    let idx = world.flying.iter().position(|f| f.1 == first).expect("the first again");
+    world.ack(idx);
+    assert!(!world.flying_positions().contains(&world.last(0)), "the fourth waits for the second");
+    world.ack_all();
+    assert_eq!(world.cursor(0), Some(world.last(0)));
+}
+
 /// Found by a property test: the refusal came after the connection had been given up, so that nothing was in flight.
 #[test]
 fn a_late_refusal_does_not_send_a_later_event_first() {
@@ -200,7 +232,7 @@ fn a_late_refusal_does_not_send_a_later_event_first() {
     world.fail(2, Class::Retry);
     world.pass(ms(1_000));
     world.up(10);
-    assert_eq!(world.flying.len(), 4);
+    assert_eq!(world.flying.len(), 3, "the last waits for the one before it, which was refused");
     assert!(world.flying_positions().is_sorted());
     world.ack_all();
     assert_eq!(world.cursor(0), Some(world.last(0)));
