@@ -1,20 +1,43 @@
-//! Numbers that need not be secret but should differ: first message ids, retransmission times, leisure.
+//! Numbers that nobody outside can foretell: message ids, retransmission times, leisure.
+//!
+//! An address proves itself by answering a message whose id it can only know by having received it, so ids have to come
+//! from a generator that does not give its state away. This one is a keyed hash over a counter (BLAKE2s); the key is the
+//! caller's secret.
 
-/// SplitMix64, seeded by the caller.
-#[derive(Clone, Debug)]
-pub(crate) struct Rng(u64);
+use blake2::Blake2sMac;
+use blake2::digest::Mac;
+use blake2::digest::consts::U32;
+
+/// Pseudo-random numbers from a secret.
+#[derive(Clone)]
+pub(crate) struct Rng {
+    key: [u8; 32],
+    counter: u64,
+    block: [u8; 32],
+    used: usize,
+}
+
+impl std::fmt::Debug for Rng {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Rng")
+    }
+}
 
 impl Rng {
-    pub(crate) fn new(seed: u64) -> Rng {
-        Rng(seed)
+    pub(crate) fn new(key: [u8; 32]) -> Rng {
+        Rng { key, counter: 0, block: [0; 32], used: 32 }
     }
 
     pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        let word = self.block.get(self.used..).and_then(|left| left.first_chunk::<8>()).copied();
+        let Some(word) = word else {
+            self.block = derive(&self.key, &self.counter.to_be_bytes());
+            self.counter += 1;
+            self.used = 8;
+            return u64::from_be_bytes(*self.block.first_chunk().unwrap_or(&[0; 8]));
+        };
+        self.used += 8;
+        u64::from_be_bytes(word)
     }
 
     pub(crate) fn next_u16(&mut self) -> u16 {
@@ -25,5 +48,31 @@ impl Rng {
     /// In `0.0..1.0`.
     pub(crate) fn fraction(&mut self) -> f64 {
         f64::from(u32::try_from(self.next() >> 32).unwrap_or(u32::MAX)) / (f64::from(u32::MAX) + 1.0)
+    }
+}
+
+/// A key for one purpose, from the secret that all of them come from.
+pub(crate) fn derive(secret: &[u8; 32], purpose: &[u8]) -> [u8; 32] {
+    let mut mac = <Blake2sMac<U32> as Mac>::new(secret.into());
+    mac.update(purpose);
+    mac.finalize().into_bytes().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The hash over key and counter, and nothing that one number tells about the next.
+    #[test]
+    fn numbers_are_a_keyed_hash_of_a_counter() {
+        let mut rng = Rng::new([7; 32]);
+        let drawn: Vec<u64> = (0..8).map(|_| rng.next()).collect();
+        for (block, numbers) in drawn.chunks(4).enumerate() {
+            let expected = derive(&[7; 32], &(block as u64).to_be_bytes());
+            let got: Vec<u8> = numbers.iter().flat_map(|number| number.to_be_bytes()).collect();
+            assert_eq!(got, expected);
+        }
+        assert_ne!(Rng::new([8; 32]).next(), drawn[0]);
+        assert_ne!(derive(&[7; 32], b"echo"), derive(&[7; 32], b"ids"));
     }
 }

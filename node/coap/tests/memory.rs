@@ -12,7 +12,7 @@ const PEERS: u64 = 1_000;
 #[test]
 fn a_known_peer_takes_at_most_a_kibibyte() {
     let params = Params { history_max: 500, ..Params::default() };
-    let mut endpoint = Endpoint::new(params, 1, [0; 32]);
+    let mut endpoint = Endpoint::new(params, [0; 32]);
     let before = resident_bytes();
     for peer in 0..PEERS {
         post(&mut endpoint, peer, 64);
@@ -21,7 +21,7 @@ fn a_known_peer_takes_at_most_a_kibibyte() {
     assert_eq!(endpoint.gauges().peers as u64, PEERS);
     assert!(each <= 1_024, "{each} bytes");
 
-    let mut endpoint = Endpoint::new(Params::default(), 1, [0; 32]);
+    let mut endpoint = Endpoint::new(Params::default(), [0; 32]);
     let before = resident_bytes();
     post(&mut endpoint, 1, 65_000);
     let shared = resident_bytes() - before;

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! coap/n                      version u8 = 1 | u64: no device has a number from here on
-//! coap/d/<device>             version u8 = 1 | number u64: its mailbox
+//! coap/d/<device>             version u8 = 2 | number u64: its mailbox | heard u64: when the device was last heard of, about
+//!                             (ms since 1970, 0 if the clock was not set). Version 1 has no `heard`.
 //! coap/o/<address><token>     version u8 = 1 | flags u8 (1 with Accept) | Accept u16 | target: topic name or filter
 //!                             address: u8 4 or 6 | octets | port u16
 //! ```
@@ -13,6 +14,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use eventmesh_edge_coap::Token;
 use eventmesh_edge_core::Text;
+use eventmesh_edge_core::event::Timestamp;
 use eventmesh_edge_core::ports::store::{SessionNo, StateChange, StateValue, Table};
 use std::net::{IpAddr, SocketAddr};
 
@@ -20,6 +22,7 @@ use std::net::{IpAddr, SocketAddr};
 pub const PREFIX: &[u8] = b"coap/";
 
 const VERSION: u8 = 1;
+const DEVICE_VERSION: u8 = 2;
 const MARK: &[u8] = b"coap/n";
 const DEVICE: &[u8] = b"coap/d/";
 const OBSERVER: &[u8] = b"coap/o/";
@@ -29,7 +32,7 @@ const DEVICE_BIT: u64 = 1 << 63;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Row {
     Mark(u64),
-    Device { name: Text, number: u64 },
+    Device { name: Text, number: u64, heard: Timestamp },
     Observer(Kept),
 }
 
@@ -49,6 +52,11 @@ pub(crate) fn session(number: u64) -> SessionNo {
     SessionNo(DEVICE_BIT | number)
 }
 
+/// What [`session`] was made of.
+pub(crate) fn number(session: SessionNo) -> u64 {
+    session.0 & !DEVICE_BIT
+}
+
 pub(crate) fn put_mark(next: u64) -> StateChange {
     let mut value = BytesMut::with_capacity(9);
     value.put_u8(VERSION);
@@ -56,11 +64,20 @@ pub(crate) fn put_mark(next: u64) -> StateChange {
     put(Bytes::from_static(MARK), value.freeze())
 }
 
-pub(crate) fn put_device(name: &str, number: u64) -> StateChange {
-    let mut value = BytesMut::with_capacity(9);
-    value.put_u8(VERSION);
+pub(crate) fn put_device(name: &str, number: u64, heard: Timestamp) -> StateChange {
+    let mut value = BytesMut::with_capacity(17);
+    value.put_u8(DEVICE_VERSION);
     value.put_u64(number);
-    put([DEVICE, name.as_bytes()].concat().into(), value.freeze())
+    value.put_u64(if heard.is_plausible() { heard.0 } else { 0 });
+    put(device_key(name), value.freeze())
+}
+
+pub(crate) fn delete_device(name: &str) -> StateChange {
+    StateChange::Delete { table: Table::Node, key: device_key(name) }
+}
+
+fn device_key(name: &str) -> Bytes {
+    [DEVICE, name.as_bytes()].concat().into()
 }
 
 impl Kept {
@@ -102,15 +119,14 @@ fn observer_key(peer: SocketAddr, token: Token) -> Bytes {
 /// Reads a row; `None` for one that is not understood.
 pub(crate) fn read(key: &[u8], value: &[u8]) -> Option<Row> {
     let (version, value) = value.split_first()?;
+    if let Some(name) = key.strip_prefix(DEVICE) {
+        return device(name, *version, value);
+    }
     if *version != VERSION {
         return None;
     }
     if key == MARK {
         return Some(Row::Mark(u64::from_be_bytes(value.try_into().ok()?)));
-    }
-    if let Some(name) = key.strip_prefix(DEVICE) {
-        let name = Text::from(std::str::from_utf8(name).ok()?);
-        return Some(Row::Device { name, number: u64::from_be_bytes(value.try_into().ok()?) });
     }
     let (peer, token) = observer(key.strip_prefix(OBSERVER)?)?;
     let (head, target) = value.split_at_checked(3)?;
@@ -122,6 +138,17 @@ pub(crate) fn read(key: &[u8], value: &[u8]) -> Option<Row> {
         target: Text::from(std::str::from_utf8(target).ok()?),
         is_filter: flags & 2 != 0,
     }))
+}
+
+fn device(name: &[u8], version: u8, value: &[u8]) -> Option<Row> {
+    let name = Text::from(std::str::from_utf8(name).ok()?);
+    let (number, heard) = value.split_first_chunk::<8>()?;
+    let heard = match (version, heard) {
+        (VERSION, []) => 0,
+        (DEVICE_VERSION, heard) => u64::from_be_bytes(heard.try_into().ok()?),
+        _ => return None,
+    };
+    Some(Row::Device { name, number: u64::from_be_bytes(*number), heard: Timestamp(heard) })
 }
 
 fn observer(key: &[u8]) -> Option<(SocketAddr, Token)> {
@@ -148,8 +175,16 @@ mod tests {
     #[test]
     fn rows_are_read_back() {
         assert_eq!(back(put_mark(7)), Some(Row::Mark(7)));
-        let device = Row::Device { name: Text::from_static("pump/3"), number: 9 };
-        assert_eq!(back(put_device("pump/3", 9)), Some(device));
+        let device = |heard| Row::Device { name: Text::from_static("pump/3"), number: 9, heard };
+        let heard = Timestamp(1_790_000_000_000);
+        assert_eq!(back(put_device("pump/3", 9, heard)), Some(device(heard)));
+        assert_eq!(
+            back(put_device("pump/3", 9, Timestamp(5))),
+            Some(device(Timestamp(0))),
+            "a clock at 1970"
+        );
+        let first = [&[1u8][..], &9u64.to_be_bytes()].concat();
+        assert_eq!(read(&device_key("pump/3"), &first), Some(device(Timestamp(0))), "as version 1 had it");
         for peer in ["192.0.2.1:5683", "[2001:db8::1]:1"] {
             let kept = Kept {
                 peer: peer.parse().unwrap(),

@@ -40,7 +40,7 @@ pub enum BindError {
         source: std::io::Error,
     },
     /// The system gives no random numbers.
-    #[error("draw a key for Echo values: {0}")]
+    #[error("draw a secret for message ids and Echo values: {0}")]
     Random(getrandom::Error),
 }
 
@@ -82,12 +82,11 @@ pub fn bind(
         tracing::debug!(%errno, "the receive buffer stays as it is");
     }
     let address = socket.local_addr().map_err(failed)?;
-    let (mut seed, mut key) = ([0; 8], [0; 32]);
-    getrandom::fill(&mut seed).map_err(BindError::Random)?;
-    getrandom::fill(&mut key).map_err(BindError::Random)?;
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret).map_err(BindError::Random)?;
     let link = Arc::new(Link::new(options.queue_events));
     let observer = hub.attach(None, Some(Arc::clone(&link) as Arc<dyn Outlet>));
-    let parts = Parts { observer, bells: bells(&link), seed: u64::from_ne_bytes(seed), key };
+    let parts = Parts { observer, bells: bells(&link), secret };
     let mut service = Service::new(options.service, parts);
     let cx = Context { now: clock.monotonic(), wall: clock.now(), hub: &*hub };
     let skipped = service.restore(&cx, kept);

@@ -11,6 +11,9 @@ use crate::response::Response;
 use bytes::Bytes;
 use std::time::Duration;
 
+/// A ping and its retransmissions.
+const PING_BYTES: usize = 4 * 5;
+
 impl<P: PeerKey> Endpoint<P> {
     pub(super) fn answer(
         &mut self,
@@ -35,7 +38,9 @@ impl<P: PeerKey> Endpoint<P> {
         let apart = open.confirmable && open.acknowledged;
         let (kind, id) = match (open.confirmable, apart) {
             (true, false) => (Kind::Ack, open.id),
-            (true, true) if self.flights.len() < self.params.flights_max => {
+            (true, true) | (false, _)
+                if (apart || open.deliver.is_some()) && self.flights.len() < self.params.flights_max =>
+            {
                 (Kind::Con, self.next_id(open.peer))
             }
             _ => (Kind::Non, self.next_id(open.peer)),
@@ -49,8 +54,14 @@ impl<P: PeerKey> Endpoint<P> {
                 known.remember(fingerprint, &datagram);
             }
         }
+        if open.observe.is_some() && !message.code.is_success() {
+            // It has to prove its address first: whoever is told an error does not observe.
+            self.unreachable(open.peer, open.token, out);
+        }
         if kind == Kind::Con {
-            return self.launch(now, open.peer, id, datagram, Purpose::Response, out);
+            let tag = open.deliver.filter(|_| message.code.is_success());
+            let purpose = tag.map_or(Purpose::Response, Purpose::Delivery);
+            return self.launch(now, open.peer, id, datagram, purpose, out);
         }
         self.send_bytes(open.peer, datagram, out);
     }
@@ -125,19 +136,27 @@ impl<P: PeerKey> Endpoint<P> {
         }
     }
 
-    /// Bytes that may go to a peer now.
+    /// Bytes that may go to a peer now. An observer that proved nothing will be pinged: what that takes is kept for it.
     pub(super) fn credit(&mut self, peer: P) -> usize {
         match self.peers.get_mut(peer) {
             Some(known) if known.verified => usize::MAX,
+            Some(known) if known.observing > 0 => (known.credit as usize).saturating_sub(PING_BYTES),
             Some(known) => known.credit as usize,
             None => 0,
         }
     }
 
+    /// A message id that nothing on its way to the peer has.
     pub(super) fn next_id(&mut self, peer: P) -> u16 {
-        match self.peers.get_mut(peer) {
-            Some(known) => known.next_id(&mut self.rng),
-            None => self.rng.next_u16(),
+        loop {
+            let id = match self.peers.get_mut(peer) {
+                Some(known) => known.next_id(&mut self.rng),
+                None => self.rng.next_u16(),
+            };
+            // There are fewer messages on their way than ids, so this ends.
+            if !self.flights.contains((peer, id)) {
+                return id;
+            }
         }
     }
 

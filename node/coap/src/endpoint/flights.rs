@@ -3,7 +3,7 @@
 use super::{Endpoint, Output, PeerKey};
 use crate::message::{Kind, Message, Token};
 use bytes::Bytes;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// What a message is for.
@@ -11,6 +11,8 @@ use std::time::Duration;
 pub(super) enum Purpose {
     /// A response apart.
     Response,
+    /// A response whose arrival the service wants to hear of; with its tag.
+    Delivery(u64),
     /// A notification of this observation.
     Notification(Token),
     /// A ping: it shows whether the address is real (section 4.3).
@@ -29,14 +31,14 @@ pub(super) struct Flight {
 /// All of them.
 #[derive(Debug)]
 pub(super) struct Flights<P> {
-    map: HashMap<(P, u16), Flight>,
+    map: BTreeMap<(P, u16), Flight>,
     due: BTreeMap<(Duration, u64), (P, u16)>,
     launched: u64,
 }
 
 impl<P: PeerKey> Flights<P> {
     pub(super) fn new() -> Flights<P> {
-        Flights { map: HashMap::new(), due: BTreeMap::new(), launched: 0 }
+        Flights { map: BTreeMap::new(), due: BTreeMap::new(), launched: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -58,6 +60,15 @@ impl<P: PeerKey> Flights<P> {
         let flight = self.map.remove(&key)?;
         self.due.remove(&flight.due);
         Some(flight)
+    }
+
+    /// Ids under way to a peer.
+    fn ids_of(&self, peer: P) -> Vec<u16> {
+        self.map.range((peer, 0)..=(peer, u16::MAX)).map(|((_, id), _)| *id).collect()
+    }
+
+    pub(super) fn contains(&self, key: (P, u16)) -> bool {
+        self.map.contains_key(&key)
     }
 
     fn pop_due(&mut self, now: Duration) -> Option<((P, u16), Flight)> {
@@ -116,11 +127,11 @@ impl<P: PeerKey> Endpoint<P> {
 
     pub(super) fn acknowledged(&mut self, now: Duration, peer: P, id: u16, out: &mut Vec<Output<P>>) {
         let Some(flight) = self.ground((peer, id)) else { return self.guessed(peer) };
-        if let Some(known) = self.peers.get_mut(peer) {
-            known.proved();
-        }
-        if let Purpose::Notification(token) = flight.purpose {
-            self.notified(now, peer, token, id, out);
+        self.proved(now, peer, out);
+        match flight.purpose {
+            Purpose::Notification(token) => self.notified(now, peer, token, id, out),
+            Purpose::Delivery(tag) => out.push(Output::Delivered { peer, tag }),
+            Purpose::Response | Purpose::Ping => {}
         }
     }
 
@@ -130,12 +141,7 @@ impl<P: PeerKey> Endpoint<P> {
         if flight.is_none() && !rejected {
             return self.guessed(peer);
         }
-        if let Some(known) = self.peers.get_mut(peer) {
-            known.proved();
-        }
-        if flight.is_some_and(|flight| flight.purpose == Purpose::Ping) {
-            self.release_waiting(now, peer, out);
-        }
+        self.proved(now, peer, out);
     }
 
     fn guessed(&mut self, peer: P) {
@@ -144,14 +150,35 @@ impl<P: PeerKey> Endpoint<P> {
         }
     }
 
-    /// Asks an address to show that it is real, unless it is being asked.
+    /// Whoever is there has seen a message of ours: its address is real, unless it had too many guesses. What waited for
+    /// that goes out.
+    fn proved(&mut self, now: Duration, peer: P, out: &mut Vec<Output<P>>) {
+        let Some(known) = self.peers.get_mut(peer) else { return };
+        known.heard(super::secs(now));
+        if known.proved() {
+            self.release_waiting(now, peer, out);
+        }
+    }
+
+    /// Asks an address to show that it is real, and that somebody is there, unless it is being asked.
     pub(super) fn ping(&mut self, now: Duration, peer: P, out: &mut Vec<Output<P>>) {
-        let asked = self.peers.get_mut(peer).is_none_or(|known| known.flights > 0);
-        if asked || self.flights.len() >= self.params.flights_max {
+        let Some(known) = self.peers.get_mut(peer) else { return };
+        if known.flights > 0 || self.flights.len() >= self.params.flights_max {
             return;
+        }
+        if known.is_suspect() {
+            // Its answer would prove nothing.
+            return self.gone(peer, out);
         }
         let id = self.next_id(peer);
         self.launch(now, peer, id, Message::empty(Kind::Con, id).encode(), Purpose::Ping, out);
+    }
+
+    /// Nothing is on its way to this peer any more.
+    pub(super) fn ground_all(&mut self, peer: P) {
+        for id in self.flights.ids_of(peer) {
+            self.ground((peer, id));
+        }
     }
 
     /// Sends again what was not answered; gives up after MAX_RETRANSMIT.
@@ -160,8 +187,11 @@ impl<P: PeerKey> Endpoint<P> {
             self.landed(peer);
             let Flight { datagram, purpose, attempts, timeout, .. } = flight;
             if attempts >= self.params.max_retransmit {
-                if let Purpose::Notification(token) = purpose {
-                    self.unreachable(peer, token, out);
+                match purpose {
+                    Purpose::Notification(token) => self.unreachable(peer, token, out),
+                    // Nobody is there (RFC 7641 section 4.5).
+                    Purpose::Ping => self.gone(peer, out),
+                    Purpose::Response | Purpose::Delivery(_) => {}
                 }
                 continue;
             }
@@ -170,7 +200,9 @@ impl<P: PeerKey> Endpoint<P> {
             match purpose {
                 // Newer state goes in place of the older, on the same schedule (RFC 7641 section 4.5.2).
                 Purpose::Notification(token) => self.notify_again(now, peer, id, token, again, out),
-                Purpose::Response | Purpose::Ping => self.relaunch(now, peer, id, again, out),
+                Purpose::Response | Purpose::Delivery(_) | Purpose::Ping => {
+                    self.relaunch(now, peer, id, again, out);
+                }
             }
         }
     }

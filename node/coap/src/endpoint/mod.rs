@@ -35,7 +35,7 @@ use crate::message::{Kind, Message, Token};
 use crate::option::{self, Block};
 use crate::request::Request;
 use crate::response::Response;
-use crate::rng::Rng;
+use crate::rng::{self, Rng};
 use bytes::Bytes;
 pub use dedup::Fingerprint;
 use dedup::{History, How, Seen};
@@ -107,6 +107,13 @@ pub enum Output<P> {
         /// As given to [`Endpoint::notify`].
         tag: u64,
     },
+    /// A response given to [`Endpoint::respond_acknowledged`] arrived.
+    Delivered {
+        /// At whom.
+        peer: P,
+        /// As given.
+        tag: u64,
+    },
     /// An observation is over, and not by [`Endpoint::forget_observer`]: the peer rejected a notification or did not
     /// answer (RFC 7641 sections 3.6 and 4.5).
     ObserverGone {
@@ -173,6 +180,8 @@ struct Open<P> {
     wants_size2: bool,
     /// Observe value of the response, if it starts an observation.
     observe: Option<u32>,
+    /// The service wants to hear that the response arrived: with this tag.
+    deliver: Option<u64>,
 }
 
 /// See the module's description.
@@ -190,6 +199,8 @@ pub struct Endpoint<P> {
     uploads: Uploads<P>,
     flights: Flights<P>,
     observations: Observations<P>,
+    /// When which observer that proved nothing is asked to show that it is there.
+    asking: VecDeque<(Duration, P)>,
     /// Responses to multicast requests, waiting for their moment.
     leisurely: BTreeMap<(Duration, u64), (P, Bytes)>,
     swept: Duration,
@@ -212,12 +223,13 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 const LEISURELY_MAX: usize = 64;
 
 impl<P: PeerKey> Endpoint<P> {
-    /// An endpoint that knows nobody. `seed` makes message ids and delays differ; `key` makes Echo values.
+    /// An endpoint that knows nobody. `secret` is drawn from the system's random numbers: message ids, delays and Echo values
+    /// come from it, and an address is taken for real because nobody else knows them.
     #[must_use]
-    pub fn new(params: Params, seed: u64, key: [u8; 32]) -> Endpoint<P> {
+    pub fn new(params: Params, secret: [u8; 32]) -> Endpoint<P> {
         Endpoint {
-            rng: Rng::new(seed),
-            echo: Echo::new(key),
+            rng: Rng::new(rng::derive(&secret, b"ids")),
+            echo: Echo::new(rng::derive(&secret, b"echo")),
             peers: Peers::new(),
             history: History::new(params.history_max),
             exchanges: HashMap::new(),
@@ -226,6 +238,7 @@ impl<P: PeerKey> Endpoint<P> {
             uploads: Uploads::new(),
             flights: Flights::new(),
             observations: Observations::new(),
+            asking: VecDeque::new(),
             leisurely: BTreeMap::new(),
             swept: Duration::ZERO,
             since: Duration::ZERO,
@@ -310,13 +323,13 @@ impl<P: PeerKey> Endpoint<P> {
         if multicast && head.kind == Kind::Con {
             return;
         }
-        let now_secs = secs(now);
-        let lifetime = self.params.exchange_lifetime_secs();
-        let known = self.peers.touch(peer, now_secs, &self.params, &mut self.rng, &mut self.history);
-        let Some(known) = known else {
+        if !self.meet(now, peer, out) {
             self.counters.overloaded += 1;
             return;
-        };
+        }
+        let now_secs = secs(now);
+        let lifetime = self.params.exchange_lifetime_secs();
+        let known = self.peers.touch(peer, now_secs, &mut self.rng);
         let earned = u32::try_from(datagram.len()).unwrap_or(u32::MAX).saturating_mul(3);
         known.credit = known.credit.saturating_add(earned);
         let remembered = (!head.code.is_safe()).then(|| Fingerprint::of(peer, datagram));
@@ -348,6 +361,7 @@ impl<P: PeerKey> Endpoint<P> {
             block2: None,
             wants_size2: false,
             observe: None,
+            deliver: None,
         };
         if let Err(refusal) = self.admit(peer) {
             // Not remembered: the copy that comes later may find room.
@@ -361,6 +375,16 @@ impl<P: PeerKey> Endpoint<P> {
         }
         self.exchanges.insert(no, open);
         self.interpret(now, ExchangeNo(no), head, datagram, out);
+    }
+
+    /// Makes room for a peer that is not known. False if there is none.
+    fn meet(&mut self, now: Duration, peer: P, out: &mut Vec<Output<P>>) -> bool {
+        if self.peers.contains(peer) || self.peers.len() < self.params.peers_max {
+            return true;
+        }
+        let Some(evicted) = self.peers.evict(secs(now), &mut self.history) else { return false };
+        self.gone(evicted, out);
+        true
     }
 
     /// Whether there is room for one more request.
@@ -400,9 +424,11 @@ impl<P: PeerKey> Endpoint<P> {
         open.wants_size2 = request.wants_size2;
         if let Some(echo) = request.echo.take() {
             let lifetime = secs(self.params.echo_lifetime);
-            let proves = self.echo.proves(&echo, peer, secs(now), lifetime);
-            if let Some(known) = self.peers.get_mut(peer) {
-                known.verified |= proves;
+            if self.echo.proves(&echo, peer, secs(now), lifetime)
+                && let Some(known) = self.peers.get_mut(peer)
+                && !std::mem::replace(&mut known.verified, true)
+            {
+                self.release_waiting(now, peer, out);
             }
         }
         match self.body(now, peer, &request) {
@@ -469,6 +495,38 @@ impl<P: PeerKey> Endpoint<P> {
         self.answer(now, open, response, out);
     }
 
+    /// The response to a request, confirmable in any case: [`Output::Delivered`] says when it has arrived, unless the peer
+    /// never acknowledges it.
+    pub fn respond_acknowledged(
+        &mut self,
+        now: Duration,
+        exchange: ExchangeNo,
+        response: Response,
+        tag: u64,
+        out: &mut Vec<Output<P>>,
+    ) {
+        if let Some(open) = self.exchanges.get_mut(&exchange.0) {
+            open.deliver = Some(tag);
+        }
+        self.acknowledge_late(exchange.0, out);
+        self.respond(now, exchange, response, out);
+    }
+
+    /// Whether a peer has shown that its address is its own.
+    #[must_use]
+    pub fn is_verified(&self, peer: P) -> bool {
+        self.peers.get(peer).is_some_and(|known| known.verified)
+    }
+
+    /// The answer to a peer that has to show first that its address is its own (RFC 9175 section 2.4): 4.01 with an Echo
+    /// value to send back. A client that knows nothing of Echo answers the ping that goes out with it, as every endpoint
+    /// does (RFC 7252 section 4.3), and may simply ask again.
+    pub fn challenge(&mut self, now: Duration, peer: P, out: &mut Vec<Output<P>>) -> Response {
+        self.ping(now, peer, out);
+        let why = "show that your address is real: ask again with this Echo value";
+        Response::error(Code::UNAUTHORIZED, why).with(option::ECHO, self.echo.value(peer, secs(now)))
+    }
+
     /// What is due by time.
     pub fn tick(&mut self, now: Duration, out: &mut Vec<Output<P>>) {
         while let Some((_, no)) = self.ack_due.front().copied().filter(|(due, _)| *due <= now) {
@@ -480,9 +538,14 @@ impl<P: PeerKey> Endpoint<P> {
             self.send_bytes(peer, datagram, out);
         }
         self.retransmit(now, out);
+        self.ask_observers(now, out);
         if now.saturating_sub(self.swept) >= SWEEP_EVERY {
             self.swept = now;
-            self.peers.sweep(secs(now), &self.params);
+            let mut silent = Vec::new();
+            self.peers.sweep(secs(now), &self.params, &mut silent);
+            for peer in silent {
+                self.ping(now, peer, out);
+            }
             self.history.sweep(secs(now));
             self.uploads.sweep(now, &self.params);
         }
@@ -493,13 +556,15 @@ impl<P: PeerKey> Endpoint<P> {
     pub fn deadline(&self) -> Duration {
         let acks = self.ack_due.front().map(|(due, _)| *due);
         let leisure = self.leisurely.first_key_value().map(|((due, _), _)| *due);
-        let timers = [acks, leisure, self.flights.deadline()];
+        let asking = self.asking.front().map(|(due, _)| *due);
+        let timers = [acks, leisure, asking, self.flights.deadline()];
         timers.into_iter().flatten().fold(self.swept + SWEEP_EVERY, Duration::min)
     }
 
     /// The service takes its time: the request is acknowledged, its response will come apart (section 5.2.2).
     fn acknowledge_late(&mut self, no: u64, out: &mut Vec<Output<P>>) {
-        let Some(open) = self.exchanges.get_mut(&no).filter(|open| !open.acknowledged) else { return };
+        let waits = |open: &&mut Open<P>| open.confirmable && !open.acknowledged;
+        let Some(open) = self.exchanges.get_mut(&no).filter(waits) else { return };
         open.acknowledged = true;
         let (peer, id, remembered) = (open.peer, open.id, open.remembered);
         if let (Some(known), Some(fingerprint)) = (self.peers.get_mut(peer), remembered) {

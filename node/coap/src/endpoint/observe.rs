@@ -2,8 +2,11 @@
 //!
 //! One notification of an observation is on its way at a time; a newer one waits, and the newest wins (section 4.5.2).
 //! They are confirmable if the registration was, and otherwise every [`super::Params::probe_every`]th and after
-//! [`super::Params::probe_interval`] at the latest, so that an observer that is gone is noticed (section 4.5). An
-//! observer whose address is not verified is pinged, and told nothing beyond its credit before it has answered.
+//! [`super::Params::probe_interval`] at the latest, so that an observer that is gone is noticed (section 4.5).
+//!
+//! An observer whose address is not verified is pinged within seconds, and told nothing beyond its credit before it has
+//! answered; one that does not answer is forgotten when the retransmissions of the ping are over, and makes room for others
+//! before that. An observer of something that never changes is pinged after [`super::Params::probe_interval`].
 
 use super::answer::{Shell, cut};
 use super::flights::{Purpose, Relaunch};
@@ -11,7 +14,7 @@ use super::{Endpoint, ExchangeNo, Output, PeerKey};
 use crate::message::{Kind, Token};
 use crate::option;
 use crate::response::Response;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 #[derive(Debug)]
@@ -31,20 +34,29 @@ struct Observation {
 /// All of them.
 #[derive(Debug)]
 pub(super) struct Observations<P> {
-    map: HashMap<(P, Token), Observation>,
+    map: BTreeMap<(P, Token), Observation>,
     /// By the id of the last notification.
     by_id: HashMap<(P, u16), Token>,
 }
 
 impl<P: PeerKey> Observations<P> {
     pub(super) fn new() -> Observations<P> {
-        Observations { map: HashMap::new(), by_id: HashMap::new() }
+        Observations { map: BTreeMap::new(), by_id: HashMap::new() }
     }
 
     pub(super) fn len(&self) -> usize {
         self.map.len()
     }
+
+    fn tokens_of(&self, peer: P) -> Vec<Token> {
+        // The empty token is the lowest.
+        let from = self.map.range((peer, Token::default())..);
+        from.take_while(|((other, _), _)| *other == peer).map(|((_, token), _)| *token).collect()
+    }
 }
+
+/// When an observer that proved nothing is asked to show that it is there, and asked again.
+const PROVE_AFTER: Duration = Duration::from_secs(5);
 
 /// Sequence numbers (section 4.4): one for each 32 ms of the time given in, and always higher than the last. They stay
 /// comparable over a restart, because that time does not begin anew ([`Endpoint::set_epoch`]).
@@ -65,7 +77,7 @@ impl<P: PeerKey> Endpoint<P> {
     pub fn observe(&mut self, now: Duration, exchange: ExchangeNo, acknowledged: bool) -> bool {
         let Some(open) = self.exchanges.get(&exchange.0) else { return false };
         let (peer, token, confirmable) = (open.peer, open.token, open.confirmable || acknowledged);
-        if open.multicast || !self.register(now, peer, token, confirmable) {
+        if open.multicast || !self.will_ask(now, peer) || !self.register(now, peer, token, confirmable) {
             return false;
         }
         let at = self.since + now;
@@ -83,11 +95,39 @@ impl<P: PeerKey> Endpoint<P> {
     /// Puts back an observation from before a restart, of a peer that had acknowledged a notification. False if there is
     /// no room.
     pub fn restore_observer(&mut self, now: Duration, peer: P, token: Token) -> bool {
-        let secs = super::secs(now);
-        let known = self.peers.touch(peer, secs, &self.params, &mut self.rng, &mut self.history);
-        let Some(known) = known else { return false };
-        known.verified = true;
-        self.register(now, peer, token, true)
+        // Nobody is known yet whom it could push out.
+        if self.meet(now, peer, &mut Vec::new()) {
+            self.peers.touch(peer, super::secs(now), &mut self.rng).verified = true;
+            return self.register(now, peer, token, true);
+        }
+        false
+    }
+
+    /// Puts a peer that proved nothing into the queue of those that will be asked. False if there is no room.
+    fn will_ask(&mut self, now: Duration, peer: P) -> bool {
+        let Some(known) = self.peers.get_mut(peer) else { return false };
+        if known.verified || known.asking {
+            return true;
+        }
+        let room = self.asking.len() < self.params.peers_max;
+        if room {
+            known.asking = true;
+            self.asking.push_back((now + PROVE_AFTER, peer));
+        }
+        room
+    }
+
+    /// Asks those whose turn it is.
+    pub(super) fn ask_observers(&mut self, now: Duration, out: &mut Vec<Output<P>>) {
+        while let Some((_, peer)) = self.asking.front().copied().filter(|(due, _)| *due <= now) {
+            self.asking.pop_front();
+            let Some(known) = self.peers.get_mut(peer).filter(|known| known.asking) else { continue };
+            known.asking = !known.verified && known.observing > 0;
+            if known.asking {
+                self.asking.push_back((now + PROVE_AFTER, peer));
+                self.ping(now, peer, out);
+            }
+        }
     }
 
     fn register(&mut self, now: Duration, peer: P, token: Token, confirmable: bool) -> bool {
@@ -258,22 +298,26 @@ impl<P: PeerKey> Endpoint<P> {
         }
     }
 
+    /// Nobody is there, or nobody is known there any more: all its observations are over.
+    pub(super) fn gone(&mut self, peer: P, out: &mut Vec<Output<P>>) {
+        for token in self.observations.tokens_of(peer) {
+            self.unreachable(peer, token, out);
+        }
+        self.ground_all(peer);
+    }
+
     #[cfg(test)]
     pub(super) fn observers_for_tests(&self) -> Vec<(P, Token)> {
-        let mut all: Vec<_> = self.observations.map.keys().copied().collect();
-        all.sort_unstable();
-        all
+        self.observations.map.keys().copied().collect()
     }
 
     /// The address is real: what waited for that goes out.
     pub(super) fn release_waiting(&mut self, now: Duration, peer: P, out: &mut Vec<Output<P>>) {
-        let idle = |(key, observation): (&(P, Token), &Observation)| {
-            (key.0 == peer && observation.in_flight.is_none() && observation.waiting.is_some())
-                .then_some(key.1)
-        };
-        let tokens: Vec<Token> = self.observations.map.iter().filter_map(idle).collect();
-        for token in tokens {
-            self.notify_now(now, peer, token, out);
+        for token in self.observations.tokens_of(peer) {
+            let idle = |o: &&Observation| o.in_flight.is_none() && o.waiting.is_some();
+            if self.observations.map.get(&(peer, token)).filter(idle).is_some() {
+                self.notify_now(now, peer, token, out);
+            }
         }
     }
 }

@@ -21,6 +21,8 @@ pub(super) struct Peer {
     /// Confirmable messages of ours that are not answered.
     pub(super) flights: u16,
     pub(super) verified: bool,
+    /// It observes and is not verified: it stands in the queue of those that are asked to show that they are there.
+    pub(super) asking: bool,
     /// Acknowledgements and resets of nothing: somebody guesses.
     strikes: u8,
 }
@@ -42,15 +44,15 @@ impl Peer {
             observing: 0,
             flights: 0,
             verified: false,
+            asking: false,
             strikes: 0,
         }
     }
 
-    /// A message id for a message of ours. To an address that is not verified they are drawn at random: that it knows
-    /// one proves that it has seen our message.
+    /// A message id for a message of ours. To an address that is not verified they are drawn from the generator: that it
+    /// knows one proves that it has seen our message.
     pub(super) fn next_id(&mut self, rng: &mut Rng) -> u16 {
-        let step = if self.verified { 1 } else { rng.next_u16() | 1 };
-        self.next_id = self.next_id.wrapping_add(step);
+        self.next_id = if self.verified { self.next_id.wrapping_add(1) } else { rng.next_u16() };
         self.next_id
     }
 
@@ -62,9 +64,19 @@ impl Peer {
         self.last.as_ref().filter(|(last, _)| *last == request).map(|(_, datagram)| &**datagram)
     }
 
-    /// An acknowledgement or a reset of a message of ours came from there.
-    pub(super) fn proved(&mut self) {
-        self.verified |= self.strikes < STRIKES_MAX;
+    /// Something came from there.
+    pub(super) fn heard(&mut self, now_secs: u32) {
+        self.used_secs = now_secs;
+    }
+
+    /// An acknowledgement or a reset of a message of ours came from there. True if it makes the address a verified one.
+    pub(super) fn proved(&mut self) -> bool {
+        !self.is_suspect() && !std::mem::replace(&mut self.verified, true)
+    }
+
+    /// Not verified, and whoever is there has guessed so often that a right answer may be one more guess.
+    pub(super) fn is_suspect(&self) -> bool {
+        !self.verified && self.strikes >= STRIKES_MAX
     }
 
     pub(super) fn guessed(&mut self) {
@@ -73,6 +85,11 @@ impl Peer {
 
     fn is_pinned(&self) -> bool {
         self.open > 0 || self.observing > 0 || self.flights > 0
+    }
+
+    /// It may be forgotten for another one. An observation of an address that proved nothing is no reason to stay.
+    fn may_go(&self) -> bool {
+        self.open == 0 && (!self.verified || !self.is_pinned())
     }
 }
 
@@ -88,6 +105,8 @@ pub(super) struct Peers<P> {
 
 /// Peers looked at to find one that can go.
 const LOOKS_MAX: usize = 16;
+/// Peers looked at in one sweep.
+const SWEPT_AT_ONCE: usize = 64;
 
 impl<P: PeerKey> Peers<P> {
     pub(super) fn new() -> Peers<P> {
@@ -98,70 +117,73 @@ impl<P: PeerKey> Peers<P> {
         self.map.len()
     }
 
+    pub(super) fn get(&self, key: P) -> Option<&Peer> {
+        self.map.get(&key).map(|peer| &**peer)
+    }
+
     pub(super) fn get_mut(&mut self, key: P) -> Option<&mut Peer> {
         self.map.get_mut(&key).map(|peer| &mut **peer)
     }
 
-    /// The peer, made known if it is not. `None` if there is no room: every peer has something under way.
-    pub(super) fn touch(
-        &mut self,
-        key: P,
-        now_secs: u32,
-        params: &Params,
-        rng: &mut Rng,
-        history: &mut History,
-    ) -> Option<&mut Peer> {
-        if !self.map.contains_key(&key) {
-            if self.map.len() >= params.peers_max && !self.evict(now_secs, history) {
-                return None;
-            }
-            self.map.insert(key, Box::new(Peer::new(rng)));
-            self.clock.push_back(key);
-        }
-        let peer = self.map.get_mut(&key)?;
-        peer.used_secs = now_secs;
-        Some(peer)
+    pub(super) fn contains(&self, key: P) -> bool {
+        self.map.contains_key(&key)
     }
 
-    /// Forgets one peer, the one idle for longest among the first in the queue. Those whose address is not verified go
-    /// before the others: a flood from invented addresses pushes out its own.
-    fn evict(&mut self, now_secs: u32, history: &mut History) -> bool {
-        let mut best: Option<(bool, u32, usize)> = None;
+    /// The peer, made known if it is not: there has to be room.
+    pub(super) fn touch(&mut self, key: P, now_secs: u32, rng: &mut Rng) -> &mut Peer {
+        let peer = self.map.entry(key).or_insert_with(|| {
+            self.clock.push_back(key);
+            Box::new(Peer::new(rng))
+        });
+        peer.heard(now_secs);
+        peer
+    }
+
+    /// Forgets one peer, the one idle for longest among the first in the queue, and says which. Those whose address is not
+    /// verified go before the others: a flood from invented addresses pushes out its own, observers among it too. `None` if
+    /// every one of those looked at has something under way.
+    pub(super) fn evict(&mut self, now_secs: u32, history: &mut History) -> Option<P> {
+        let mut best: Option<((bool, bool, u32), usize)> = None;
         for (index, key) in self.clock.iter().take(LOOKS_MAX).enumerate() {
-            let Some(peer) = self.map.get(key).filter(|peer| !peer.is_pinned()) else { continue };
-            let rank = (peer.verified, peer.used_secs, index);
-            if best.is_none_or(|known| rank < known) {
-                best = Some(rank);
+            let Some(peer) = self.map.get(key).filter(|peer| peer.may_go()) else { continue };
+            let rank = (peer.verified, peer.is_pinned(), peer.used_secs);
+            if best.is_none_or(|(known, _)| rank < known) {
+                best = Some((rank, index));
             }
         }
-        let Some((_, _, index)) = best else {
-            // All of those have something under way: the others get their turn.
+        let Some((_, index)) = best else {
+            // The others get their turn.
             let looked = LOOKS_MAX.min(self.clock.len());
             self.clock.rotate_left(looked);
-            return false;
+            return None;
         };
-        let Some(key) = self.clock.remove(index) else { return false };
+        let key = self.clock.remove(index)?;
         // What stood before it was used later or is worth more.
         self.clock.rotate_left(index);
         if let Some(mut gone) = self.map.remove(&key) {
             self.evicted += u64::from(!gone.dedup.is_idle(now_secs));
             gone.dedup.leave(history);
         }
-        true
+        Some(key)
     }
 
-    /// Forgets some of the peers that nothing is known of any more.
-    pub(super) fn sweep(&mut self, now_secs: u32, params: &Params) {
+    /// Forgets some of the peers that nothing is known of any more. Observers that were not heard of for so long that
+    /// somebody should ask are added to `ask`.
+    pub(super) fn sweep(&mut self, now_secs: u32, params: &Params, ask: &mut Vec<P>) {
         let lifetime = params.exchange_lifetime_secs();
-        for _ in 0..LOOKS_MAX * 4 {
+        let probe = u32::try_from(params.probe_interval.as_secs()).unwrap_or(u32::MAX);
+        for _ in 0..SWEPT_AT_ONCE.min(self.clock.len()) {
             let Some(key) = self.clock.pop_front() else { return };
             let Some(peer) = self.map.get_mut(&key) else { continue };
-            let idle = now_secs.saturating_sub(peer.used_secs) > lifetime && !peer.is_pinned();
-            if idle {
+            let silent_secs = now_secs.saturating_sub(peer.used_secs);
+            if silent_secs > lifetime && !peer.is_pinned() {
                 self.map.remove(&key);
-            } else {
-                self.clock.push_back(key);
+                continue;
             }
+            if silent_secs > probe && peer.observing > 0 && peer.flights == 0 {
+                ask.push(key);
+            }
+            self.clock.push_back(key);
         }
     }
 }

@@ -78,6 +78,8 @@ fn kept(store: &Arc<dyn Store>) -> Result<Vec<(Bytes, Bytes)>, ReadError> {
     }
 }
 
+/// A device that sleeps has no mailbox if it may not sleep for at least so long.
+const MAILBOX_EXPIRY_MIN: Duration = Duration::from_secs(3_600);
 /// Part of the time for a graceful stop in which requests at the store are answered.
 const LISTENERS_OF_STOP: f64 = 0.2;
 
@@ -94,6 +96,7 @@ fn options(config: &Config, listener: &Listener) -> ListenerOptions {
             node: Text::from(config.node.name.to_string()),
             anonymous_apart: config.listeners.iter().any(|other| other.auth != Auth::Anonymous),
             mailboxes_max: config.session.sessions_max as usize,
+            mailbox_expiry: config.session.expiry_max.max(MAILBOX_EXPIRY_MIN),
             params,
         },
         queue_events: listener.queue_events as usize,

@@ -44,6 +44,8 @@ pub struct ServiceOptions {
     pub anonymous_apart: bool,
     /// Devices that may have a mailbox.
     pub mailboxes_max: usize,
+    /// How long a mailbox is kept for a device that is not heard of.
+    pub mailbox_expiry: Duration,
     /// The endpoint's times and bounds.
     pub params: Params,
 }
@@ -110,13 +112,12 @@ pub struct Parts {
     pub observer: SubscriberId,
     /// Outlets for mailboxes.
     pub bells: Bells,
-    /// Of the endpoint.
-    pub seed: u64,
-    /// Of the endpoint.
-    pub key: [u8; 32],
+    /// Of the endpoint: from the system's random numbers.
+    pub secret: [u8; 32],
 }
 
 /// A request as the endpoint gives it.
+#[derive(Clone)]
 struct Asked {
     exchange: ExchangeNo,
     peer: SocketAddr,
@@ -145,13 +146,13 @@ impl Service {
     #[must_use]
     pub fn new(options: ServiceOptions, parts: Parts) -> Service {
         Service {
-            endpoint: Endpoint::new(options.params.clone(), parts.seed, parts.key),
+            endpoint: Endpoint::new(options.params.clone(), parts.secret),
             said: Vec::new(),
             pending: HashMap::new(),
             next_token: 1,
             writing: HashMap::new(),
             observers: Observers::new(parts.observer),
-            mailboxes: Mailboxes::new(parts.bells, options.mailboxes_max),
+            mailboxes: Mailboxes::new(parts.bells, &options),
             options,
             stats: Arc::default(),
         }
@@ -166,8 +167,8 @@ impl Service {
         for (key, value) in rows {
             match records::read(key, value) {
                 Some(Row::Mark(next)) => self.mailboxes.restore_mark(next),
-                Some(Row::Device { name, number }) => {
-                    skipped += usize::from(self.mailboxes.open(cx.hub, name, number).is_none());
+                Some(Row::Device { name, number, heard }) => {
+                    skipped += usize::from(!self.mailboxes.open(cx, name, number, Some(heard)));
                 }
                 Some(Row::Observer(kept)) => skipped += usize::from(!self.restore_observer(cx, kept)),
                 None => skipped += 1,
@@ -202,12 +203,13 @@ impl Service {
                 self.stats.add(|s| &s.bytes_in, bytes.len());
                 self.endpoint.receive(cx.now, peer, bytes, multicast, &mut self.said);
             }
-            Input::Event(Event::Completed { token, result }) => self.completed(cx, token, result),
+            Input::Event(Event::Completed { token, result }) => self.completed(cx, token, result, out),
             Input::Event(Event::Delivery(delivery)) => self.delivery(cx, &delivery),
             Input::Event(Event::Rung(session)) => self.rung(session, out),
             Input::Event(Event::Mailbox { session, result }) => self.mailbox_read(cx, session, result, out),
             Input::Tick => {
                 self.endpoint.tick(cx.now, &mut self.said);
+                self.close_forgotten_mailboxes(cx, out);
                 self.note_figures();
             }
         }
@@ -224,10 +226,11 @@ impl Service {
                         self.ask(cx, &Asked { exchange, peer, token, multicast, request }, out);
                     }
                     Out::Notified { peer, token, tag } => {
-                        if !self.command_acknowledged(peer, token, tag, out) {
+                        if !self.command_acknowledged(cx, peer, token, tag, out) {
                             self.observer_is_there(peer, token, out);
                         }
                     }
+                    Out::Delivered { peer, tag } => self.command_fetched(cx, peer, tag, out),
                     Out::ObserverGone { peer, token } => {
                         self.unwatch(peer, token);
                         self.observer_gone(cx, peer, token, out);

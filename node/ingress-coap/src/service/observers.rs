@@ -7,7 +7,7 @@ use crate::records::{self, Kept};
 use eventmesh_edge_coap::{Code, Response, Token, option};
 use eventmesh_edge_core::Text;
 use eventmesh_edge_core::event::Event;
-use eventmesh_edge_core::ports::hub::{Delivery, Hub, Submission, SubscribeOptions, SubscriberId};
+use eventmesh_edge_core::ports::hub::{Delivery, Hub, SubscribeOptions, SubscriberId};
 use eventmesh_edge_core::topic::TopicFilter;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -140,8 +140,7 @@ impl Service {
         out: &mut Output,
     ) {
         if self.observers.remove(cx.hub, peer, token) {
-            let state = vec![records::delete_observer(peer, token)];
-            self.submit_for(None, Submission { state, ..Submission::default() }, out);
+            self.submit_state(vec![records::delete_observer(peer, token)], out);
         }
     }
 
@@ -153,8 +152,7 @@ impl Service {
         let Some(watching) = watched.observers.get_mut(&(peer, token)).filter(|w| !w.kept) else { return };
         watching.kept = true;
         let Watching { accept, is_filter, .. } = *watching;
-        let state = vec![Kept { peer, token, accept, target, is_filter }.put()];
-        self.submit_for(None, Submission { state, ..Submission::default() }, out);
+        self.submit_state(vec![Kept { peer, token, accept, target, is_filter }.put()], out);
     }
 
     /// Puts an observer back, and tells it what the value is now. False if there is no room.

@@ -9,7 +9,7 @@ use eventmesh_edge_core::Text;
 use eventmesh_edge_core::event::{Event as CoreEvent, Position, Qos, StoredEvent, Timestamp, Via};
 use eventmesh_edge_core::ports::clock::Clock;
 use eventmesh_edge_core::ports::hub::{Hub, Outlet, Publication, Submission};
-use eventmesh_edge_core::ports::store::{Read, Store, StoreSpec, StreamId, Table, WhenFull};
+use eventmesh_edge_core::ports::store::{CommitError, Read, Store, StoreSpec, StreamId, Table, WhenFull};
 use eventmesh_edge_core::route::Router;
 use eventmesh_edge_ingress_coap::link::{Event, Link};
 use eventmesh_edge_ingress_coap::service::{Action, Bell, Bells, Context, Input, Output, Parts};
@@ -43,6 +43,8 @@ pub(crate) struct Site {
     pub(crate) clock: Arc<HandClock>,
     link: Arc<Link>,
     out: Output,
+    /// So many submissions fail from now on, as if the disk had said no.
+    pub(crate) failing: usize,
     task: JoinHandle<()>,
 }
 
@@ -66,7 +68,10 @@ impl Site {
     }
 
     fn on(store: Arc<MemoryStore>, params: Params) -> Site {
-        let clock = Arc::new(HandClock(Mutex::new(Duration::from_secs(100))));
+        Site::at(Arc::new(HandClock(Mutex::new(Duration::from_secs(100)))), store, params)
+    }
+
+    fn at(clock: Arc<HandClock>, store: Arc<MemoryStore>, params: Params) -> Site {
         let port: Arc<dyn Store> = store.clone();
         let router = Router::new(Vec::new(), Some(StreamId(0))).unwrap();
         let hub = NodeHub::new(HubOptions::new(Text::from_static("edge")), port, router, clock.clone());
@@ -76,6 +81,7 @@ impl Site {
             node: Text::from_static("edge"),
             anonymous_apart: false,
             mailboxes_max: 100,
+            mailbox_expiry: Duration::from_secs(7 * 86_400),
             params,
         };
         let observer = hub.attach(None, Some(link.clone() as Arc<dyn Outlet>));
@@ -84,12 +90,12 @@ impl Site {
             let ring = ring.clone();
             Arc::new(Bell(move || ring.push(Event::Rung(session))))
         });
-        let mut service = Service::new(options, Parts { observer, bells, seed: 11, key: [5; 32] });
+        let mut service = Service::new(options, Parts { observer, bells, secret: [5; 32] });
         let rows = store.scan(Table::Node, b"coap/", None, 10_000).unwrap();
         let cx = Context { now: clock.monotonic(), wall: clock.now(), hub: &*hub };
         assert_eq!(service.restore(&cx, &rows), 0, "rows that were not understood");
         let task = tokio::spawn(hub.clone().run(std::future::pending()));
-        Site { store, hub, service, clock, link, out: Output::default(), task }
+        Site { store, hub, service, clock, link, out: Output::default(), failing: 0, task }
     }
 
     /// The same store in another process.
@@ -99,12 +105,31 @@ impl Site {
         Site::on(self.store.reopen(spec()), Params::default())
     }
 
+    /// The same, and the clock goes on.
+    pub(crate) async fn restart_at_the_same_time(self) -> Site {
+        self.task.abort();
+        tokio::task::yield_now().await;
+        Site::at(self.clock.clone(), self.store.reopen(spec()), Params::default())
+    }
+
+    /// Time passes in one step: what was due meanwhile happens at its end.
+    pub(crate) async fn pass_in_one(&mut self, by: Duration) {
+        let end = self.clock.monotonic() + by;
+        self.set_time(end);
+        self.settle().await;
+    }
+
     pub(crate) fn handle(&mut self, input: Input<'_>) {
         let cx = Context { now: self.clock.monotonic(), wall: self.clock.now(), hub: &*self.hub };
         self.service.handle(&cx, input, &mut self.out);
         for action in std::mem::take(&mut self.out.actions) {
             let link = self.link.clone();
             match action {
+                Action::Submit { token, .. } if self.failing > 0 => {
+                    self.failing -= 1;
+                    let error = CommitError::Io(Arc::new(std::io::ErrorKind::Other.into()));
+                    link.push(Event::Completed { token, result: Err(error) });
+                }
                 Action::Submit { token, submission } => {
                     let done = move |result| link.push(Event::Completed { token, result });
                     self.hub.submit(submission, Box::new(done));
@@ -168,6 +193,22 @@ impl Site {
         let mut sent = self.sent_to(peer(1));
         assert_eq!(sent.len(), 1, "{sent:?}");
         sent.remove(0)
+    }
+
+    /// Asks for the mailbox of `pump-3` until its owner's address is proved. The answer.
+    pub(crate) async fn open_mailbox(&mut self, id: u16) -> Message {
+        let mut get = request(Code::GET, id, "d/pump-3/cmd");
+        self.receive(peer(1), &get.encode());
+        self.settle().await;
+        let sent = self.sent_to(peer(1));
+        let challenge = sent.iter().find(|sent| sent.code == Code::UNAUTHORIZED);
+        let challenge = challenge.expect("a stranger has to prove its address");
+        for ping in sent.iter().filter(|sent| sent.code == Code::EMPTY) {
+            self.receive(peer(1), &Message::empty(Kind::Rst, ping.id).encode());
+        }
+        get.options.add(option::ECHO, challenge.options.first(option::ECHO).unwrap());
+        get.id = id + 1;
+        self.ask(&get).await
     }
 
     /// An MQTT device publishes.

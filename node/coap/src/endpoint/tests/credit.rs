@@ -93,3 +93,21 @@ fn an_honest_acknowledgement_proves_the_address() {
     assert!(rig.endpoint.peers.get_mut(PEER).unwrap().verified);
     assert_eq!(ask(&mut rig, 2).1.payload.len(), 900);
 }
+
+/// What a challenge brings: an Echo value for those who know it, a ping for all others.
+#[test]
+fn a_challenge_is_met_by_echo_or_by_the_answer_to_a_ping() {
+    let mut rig = Rig::new();
+    rig.receive(PEER, &request(Kind::Con, Code::GET, 1));
+    let (exchange, _) = rig.asked_one();
+    assert!(!rig.endpoint.is_verified(PEER));
+    let refusal = rig.endpoint.challenge(rig.now, PEER, &mut rig.said);
+    rig.respond(exchange, refusal);
+    let sent = rig.sent();
+    let (ping, refusal) = (&sent[0].1, &sent[1].1);
+    assert_eq!((ping.kind, ping.code), (Kind::Con, Code::EMPTY));
+    assert_eq!((refusal.kind, refusal.code), (Kind::Ack, Code::UNAUTHORIZED));
+    assert!(refusal.options.first(option::ECHO).is_some());
+    rig.receive(PEER, &Message::empty(Kind::Rst, ping.id));
+    assert!(rig.endpoint.is_verified(PEER));
+}

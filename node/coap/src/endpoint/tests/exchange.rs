@@ -292,3 +292,24 @@ fn a_group_is_answered_at_leisure() {
     rig.endpoint.receive(rig.now, PEER, &Message::empty(Kind::Con, 4).encode(), true, &mut rig.said);
     assert!(rig.said.is_empty(), "a group is not asked to confirm (section 8.1)");
 }
+
+#[test]
+fn a_response_that_has_to_be_acknowledged_goes_apart_and_says_that_it_arrived() {
+    let mut rig = Rig::new();
+    for kind in [Kind::Con, Kind::Non] {
+        rig.receive(PEER, &request(kind, Code::GET, 1));
+        let (exchange, _) = rig.asked_one();
+        let response = Response::new(Code::CONTENT).with_payload("x");
+        rig.endpoint.respond_acknowledged(rig.now, exchange, response, 9, &mut rig.said);
+        let mut sent = rig.sent();
+        let response = sent.pop().unwrap().1;
+        let acknowledged: Vec<Message> = sent.into_iter().map(|(_, message)| message).collect();
+        let expected = (kind == Kind::Con).then(|| Message::empty(Kind::Ack, 1));
+        assert_eq!(acknowledged, Vec::from_iter(expected));
+        assert_eq!((response.kind, &response.payload[..]), (Kind::Con, &b"x"[..]));
+        assert!(rig.said.is_empty());
+        rig.receive(PEER, &Message::empty(Kind::Ack, response.id));
+        assert_eq!(rig.said, [Output::Delivered { peer: PEER, tag: 9 }]);
+        rig.said.clear();
+    }
+}

@@ -42,7 +42,7 @@ fn storm(seed: u64, datagrams: usize) {
         ..Params::default()
     };
     let mut rig = Rig::with(params);
-    let mut rng = Rng::new(seed);
+    let mut rng = Rng::new([u8::try_from(seed).unwrap(); 32]);
     let mut balance: HashMap<u64, i64> = HashMap::new();
     for round in 0..datagrams {
         let peer = 10 + rng.next() % 400;

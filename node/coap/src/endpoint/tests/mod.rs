@@ -26,7 +26,7 @@ impl Rig {
     }
 
     pub(super) fn with(params: Params) -> Rig {
-        Rig { endpoint: Endpoint::new(params, 7, [3; 32]), now: Duration::from_secs(1_000), said: Vec::new() }
+        Rig { endpoint: Endpoint::new(params, [3; 32]), now: Duration::from_secs(1_000), said: Vec::new() }
     }
 
     pub(super) fn receive(&mut self, peer: u64, message: &Message) -> &mut Rig {

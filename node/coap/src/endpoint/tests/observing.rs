@@ -99,7 +99,7 @@ fn after_a_long_silence_the_next_one_is_confirmable() {
     let mut rig = observing(Kind::Non);
     notify(&mut rig, "x");
     assert_eq!(rig.sent_one().kind, Kind::Non);
-    rig.pass(Duration::from_secs(3_601));
+    rig.pass(Duration::from_secs(3_600));
     notify(&mut rig, "y");
     assert_eq!(rig.sent_one().kind, Kind::Con);
 }
@@ -177,4 +177,108 @@ fn an_observer_from_before_a_restart_is_told_again() {
     assert!(rig.endpoint.restore_observer(rig.now, PEER, token()));
     notify(&mut rig, "x");
     assert_eq!(rig.sent_one().kind, Kind::Con);
+}
+
+/// An address that proves nothing does not stay: it is asked once, and over with the retransmissions of that.
+#[test]
+fn an_observer_that_never_answers_is_forgotten_without_a_notification() {
+    let mut rig = Rig::new();
+    register(&mut rig, Kind::Non, 1);
+    rig.pass(Duration::from_secs(6));
+    let ping = rig.sent_one();
+    assert_eq!((ping.kind, ping.code), (Kind::Con, Code::EMPTY));
+    rig.pass(Duration::from_secs(100));
+    assert!(rig.said.contains(&Output::ObserverGone { peer: PEER, token: token() }));
+    rig.pass(Duration::from_secs(300));
+    assert_eq!((rig.endpoint.gauges().observations, rig.endpoint.gauges().peers), (0, 0));
+}
+
+/// The same when there was something to tell it that had to wait for the proof.
+#[test]
+fn an_observer_that_never_answers_the_ping_for_a_notification_is_forgotten() {
+    let mut rig = Rig::new();
+    register(&mut rig, Kind::Con, 1);
+    notify(&mut rig, &"x".repeat(500));
+    rig.pass(Duration::from_secs(100));
+    assert!(rig.said.contains(&Output::ObserverGone { peer: PEER, token: token() }));
+    assert_eq!((rig.endpoint.gauges().observations, rig.endpoint.gauges().flights), (0, 0));
+}
+
+#[test]
+fn a_verified_observer_that_fell_silent_is_asked_after_the_interval() {
+    let mut rig = observing(Kind::Con);
+    rig.pass(Duration::from_secs(3_590));
+    assert!(rig.sent().is_empty());
+    rig.pass(Duration::from_secs(12));
+    let ping = rig.sent_one();
+    rig.receive(PEER, &Message::empty(Kind::Rst, ping.id));
+    rig.pass(Duration::from_secs(3_590));
+    assert!(rig.sent().is_empty() && rig.endpoint.gauges().observations == 1, "it is there");
+    rig.pass(Duration::from_secs(130));
+    assert_eq!(rig.endpoint.gauges().observations, 0, "and now it is not");
+}
+
+/// P5: nobody is locked out by observers that were invented.
+#[test]
+fn a_flood_of_invented_observers_leaves_room_for_others() {
+    let mut rig = Rig::with(Params { peers_max: 50, ..Params::default() });
+    for peer in 1_000..3_000 {
+        let mut get = request(Kind::Non, Code::GET, 1);
+        get.options.add_uint(option::OBSERVE, 0);
+        rig.receive(peer, &get);
+        let (exchange, _) = rig.asked_one();
+        rig.endpoint.observe(rig.now, exchange, false);
+        rig.respond(exchange, content("now"));
+        rig.said.clear();
+        if peer % 100 == 0 {
+            rig.receive(PEER, &request(Kind::Con, Code::POST, peer as u16));
+            let (exchange, _) = rig.asked_one();
+            rig.respond(exchange, Response::new(Code::CHANGED));
+            assert_eq!(rig.sent_one().code, Code::CHANGED, "{peer}");
+            rig.pass(Duration::from_millis(10));
+        }
+    }
+    let gauges = rig.endpoint.gauges();
+    assert!(gauges.peers <= 50 && gauges.observations <= 50 && gauges.flights <= 50, "{gauges:?}");
+    rig.pass(Duration::from_secs(110));
+    assert_eq!((rig.endpoint.gauges().observations, rig.endpoint.gauges().flights), (0, 0));
+}
+
+/// Whatever proves the address lets go what waited for that: an Echo value, the acknowledgement of another message.
+#[test]
+fn every_proof_of_the_address_releases_what_waited() {
+    for by_echo in [true, false] {
+        let mut rig = Rig::new();
+        register(&mut rig, Kind::Con, 1);
+        rig.receive(PEER, &request(Kind::Con, Code::POST, 2));
+        let (slow, _) = rig.asked_one();
+        rig.pass(Duration::from_secs(1)).sent();
+        rig.respond(slow, Response::new(Code::CHANGED));
+        let response = rig.sent_one();
+        notify(&mut rig, &"x".repeat(500));
+        assert!(rig.sent().is_empty(), "not before the address is proved");
+        if by_echo {
+            let mut get = request(Kind::Non, Code::GET, 3);
+            get.options.add(option::ECHO, rig.endpoint.echo.value(PEER, secs(rig.now)));
+            rig.receive(PEER, &get);
+        } else {
+            rig.receive(PEER, &Message::empty(Kind::Ack, response.id));
+        }
+        assert_eq!(rig.sent_one().payload, "x".repeat(500), "by echo: {by_echo}");
+    }
+}
+
+/// Whoever has to prove its address before it is told the value does not observe meanwhile.
+#[test]
+fn an_observation_whose_answer_is_an_error_is_none() {
+    let mut rig = Rig::new();
+    let mut get = request(Kind::Con, Code::GET, 1);
+    get.options.add_uint(option::OBSERVE, 0);
+    get.options.add(option::BLOCK2, Block { num: 1, more: false, szx: 6 }.encode());
+    rig.receive(PEER, &get);
+    let (exchange, _) = rig.asked_one();
+    assert!(rig.endpoint.observe(rig.now, exchange, false));
+    rig.respond(exchange, content(&"x".repeat(3_000)));
+    assert_eq!(rig.sent_one().code, Code::UNAUTHORIZED);
+    assert_eq!(rig.endpoint.gauges().observations, 0);
 }
