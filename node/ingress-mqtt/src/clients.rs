@@ -6,6 +6,7 @@
 //! has let go: a session is never in two hands. One table serves all listeners, so that a device may come back on
 //! another port.
 
+mod ended;
 mod restore;
 mod wills;
 
@@ -16,6 +17,7 @@ use crate::session::will::WillNo;
 use crate::session::{PendingWill, Session, records};
 use crate::stats::Stats;
 use bytes::Bytes;
+use ended::Ended;
 use eventmesh_edge_core::Text;
 use eventmesh_edge_core::mapping::{LoopGuard, anonymous_mqtt_source, mqtt_source};
 use eventmesh_edge_core::ports::clock::Clock;
@@ -363,7 +365,11 @@ impl Sessions {
         let Some(number) = session.number else { return };
         let delete = |table, key| state.push(records::delete(table, key));
         forget(&session, number, delete);
-        state.push(StateChange::MailboxClear { session: number });
+        if session.has_shared() {
+            Ended::begin(self.hub.clone(), &session, number);
+        } else {
+            state.push(StateChange::MailboxClear { session: number });
+        }
         let mut table = self.lock();
         table.persistent = table.persistent.saturating_sub(1);
     }

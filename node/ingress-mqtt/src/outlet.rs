@@ -144,13 +144,13 @@ impl Link {
         state.closed = false;
     }
 
-    /// The connection is gone: nothing is taken any more, and what was taken is given up.
-    pub fn close(&self) {
+    /// The connection is gone: nothing is taken any more, and what was taken is given back.
+    pub fn close(&self) -> VecDeque<Delivery> {
         let mut state = self.lock();
-        state.deliveries = VecDeque::new();
         state.queued_bytes = 0;
         state.closed = true;
         state.waker = None;
+        std::mem::take(&mut state.deliveries)
     }
 
     /// Deliveries that wait.
@@ -219,6 +219,7 @@ mod tests {
             qos: Qos::AtMostOnce,
             retain: false,
             identifiers: Vec::new(),
+            shares: Vec::new(),
         }
     }
 

@@ -7,7 +7,8 @@ use eventmesh_edge_core::event::{Event, LogId, Position, Qos, Sequence, StoredEv
 use eventmesh_edge_core::ports::Completion;
 use eventmesh_edge_core::ports::clock::Clock;
 use eventmesh_edge_core::ports::hub::{
-    Accepted, Delivery, Hub, MailboxOptions, Offer, Outlet, Submission, SubscribeOptions, SubscriberId,
+    Accepted, Audience, Delivery, Hub, MailboxOptions, Offer, Outlet, Submission, SubscribeOptions,
+    SubscriberId,
 };
 use eventmesh_edge_core::ports::store::{
     CommitError, Loss, MailboxItem, ReadError, SessionNo, StateChange, StateValue, StreamId, Table,
@@ -230,16 +231,21 @@ impl Script {
         }
         self.losses.append(&mut submission.losses);
         let mut offers = Vec::new();
-        for publication in &submission.publications {
+        let only = match &submission.audience {
+            Audience::Everyone => &[][..],
+            Audience::Shares(shares) => shares,
+        };
+        for (index, publication) in submission.publications.iter().enumerate() {
             self.last_position += 1;
             let position = Position(self.last_position);
             accepted.positions.push(Some(position));
             let event = Arc::new(publication.event.clone());
-            if event.retain {
+            if event.retain && only.is_empty() {
                 self.retained.insert(event.topic.clone(), event.clone());
             }
             self.published.push(publication.event.clone());
-            let matched = self.route(&event, position, publication.publisher, &mut offers);
+            let only = only.get(index).map(Vec::as_slice);
+            let matched = self.route(&event, position, (publication.publisher, only), &mut offers);
             accepted.matched.push(matched);
         }
         for change in submission.state {
@@ -252,7 +258,7 @@ impl Script {
         &mut self,
         event: &Arc<Event>,
         position: Position,
-        publisher: Option<SubscriberId>,
+        (publisher, only): (Option<SubscriberId>, Option<&[Text]>),
         offers: &mut Vec<(u64, Arc<dyn Outlet>, Delivery)>,
     ) -> u32 {
         let mut matched = 0;
@@ -261,6 +267,10 @@ impl Script {
             if !filter.matches(&event.topic) || (options.no_local && own) {
                 continue;
             }
+            if only.is_some_and(|only| matched > 0 || !only.contains(filter.as_text())) {
+                continue;
+            }
+            let shares: Vec<_> = filter.share().map(|_| filter.as_text().clone()).into_iter().collect();
             matched += 1;
             let qos = event.qos.min(options.qos);
             let identifiers = if options.identifier > 0 { vec![options.identifier] } else { Vec::new() };
@@ -273,7 +283,12 @@ impl Script {
                     event: (**event).clone(),
                     stored_bytes: 0,
                 };
-                let options = MailboxOptions { qos, retain: false, identifiers: identifiers.clone() };
+                let options = MailboxOptions {
+                    qos,
+                    retain: false,
+                    identifiers: identifiers.clone(),
+                    shares: shares.clone(),
+                };
                 let item = MailboxItem { event: stored, options: options.encode() };
                 self.mailboxes.insert((session.0, position.0), item);
             }
@@ -284,6 +299,7 @@ impl Script {
                     qos,
                     retain: options.retain_as_published && event.retain,
                     identifiers,
+                    shares,
                 };
                 offers.push((*subscriber, outlet, delivery));
             }
@@ -377,6 +393,7 @@ impl Hub for ScriptedHub {
                 qos: event.qos.min(options.qos),
                 retain: true,
                 identifiers: if options.identifier > 0 { vec![options.identifier] } else { Vec::new() },
+                shares: Vec::new(),
             })
             .collect()
     }

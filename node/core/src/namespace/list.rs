@@ -1,5 +1,6 @@
 //! The subscriptions of one filter, and the arena that all parts of the index live in.
 
+use crate::Text;
 use crate::event::Qos;
 use crate::ports::hub::SubscribeOptions;
 
@@ -46,6 +47,8 @@ pub(super) struct Many<S> {
 #[derive(Clone, Debug)]
 pub(super) struct Group<S> {
     name: Box<str>,
+    /// The whole of it.
+    text: Text,
     members: Vec<Entry<S>>,
     /// Whose turn it is, as an index into `members`, possibly one past the end.
     next: usize,
@@ -77,8 +80,13 @@ impl<S: Copy + Ord> List<S> {
         }
     }
 
-    /// Adds or replaces; true if it is new.
-    pub(super) fn set(&mut self, share: Option<&str>, entry: Entry<S>) -> bool {
+    /// One shared subscription, by name.
+    pub(super) fn group(&mut self, share: &str) -> Option<&mut Group<S>> {
+        self.groups().iter_mut().find(|group| &*group.name == share)
+    }
+
+    /// Adds or replaces; true if it is new. `share`: name and whole text of a shared subscription.
+    pub(super) fn set(&mut self, share: Option<(&str, &Text)>, entry: Entry<S>) -> bool {
         match (&mut *self, share) {
             (List::Empty, None) => {
                 *self = List::One(entry);
@@ -91,11 +99,11 @@ impl<S: Copy + Ord> List<S> {
             _ => {}
         }
         let many = self.widen();
-        let Some(share) = share else { return put(&mut many.plain, entry) };
+        let Some((share, text)) = share else { return put(&mut many.plain, entry) };
         if let Some(group) = many.groups.iter_mut().find(|g| &*g.name == share) {
             return put(&mut group.members, entry);
         }
-        many.groups.push(Group { name: share.into(), members: vec![entry], next: 0 });
+        many.groups.push(Group { name: share.into(), text: text.clone(), members: vec![entry], next: 0 });
         true
     }
 
@@ -145,6 +153,11 @@ impl<S: Copy + Ord> List<S> {
 }
 
 impl<S: Copy + Ord> Group<S> {
+    /// `$share/NAME/filter`.
+    pub(super) fn text(&self) -> &Text {
+        &self.text
+    }
+
     /// Whose turn it is: round robin over the members that `preferred` likes, over all if it likes none.
     pub(super) fn pick(&mut self, preferred: impl Fn(S) -> bool) -> Option<Entry<S>> {
         let count = self.members.len();

@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! flags u8: bits 0-1 QoS | bit 2 RETAIN | bits 4-7 version = 1
-//! count: LEB128 | identifiers: LEB128 each | nothing (what stands there is left alone)
+//! count: LEB128 | identifiers: LEB128 each | nothing, or the shared subscriptions that it is delivered for:
+//! count: LEB128 | each: length LEB128, UTF-8 | nothing (what stands there is left alone)
 //! ```
 //! Two bytes for nearly every entry. The hub writes them at the commit, and nobody changes them.
 
+use crate::Text;
 use crate::event::Qos;
 use crate::ports::hub::MailboxOptions;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -20,7 +22,7 @@ impl MailboxOptions {
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let flags = (VERSION << 4) | if self.retain { RETAIN } else { 0 } | self.qos as u8;
-        if self.identifiers.is_empty() {
+        if self.identifiers.is_empty() && self.shares.is_empty() {
             return plain(flags);
         }
         let count = u32::try_from(self.identifiers.len()).unwrap_or(MAX_IDENTIFIERS).min(MAX_IDENTIFIERS);
@@ -29,6 +31,13 @@ impl MailboxOptions {
         put_varint(&mut out, count);
         for identifier in self.identifiers.iter().take(count as usize) {
             put_varint(&mut out, *identifier);
+        }
+        if !self.shares.is_empty() {
+            put_varint(&mut out, length(self.shares.len()));
+            for share in &self.shares {
+                put_varint(&mut out, length(share.len()));
+                out.put_slice(share.as_bytes());
+            }
         }
         out.freeze()
     }
@@ -47,7 +56,8 @@ impl MailboxOptions {
             return None;
         }
         let identifiers = (0..count).map(|_| take_varint(options, &mut at)).collect::<Option<Vec<_>>>()?;
-        Some(MailboxOptions { qos, retain: flags & RETAIN != 0, identifiers })
+        let shares = take_shares(options, &mut at).unwrap_or_default();
+        Some(MailboxOptions { qos, retain: flags & RETAIN != 0, identifiers, shares })
     }
 }
 
@@ -65,6 +75,23 @@ fn plain(flags: u8) -> Bytes {
     ];
     static PLAIN: [[u8; 2]; 8] = TABLE;
     PLAIN.get(usize::from(flags & 0b111)).map_or_else(Bytes::new, |two| Bytes::from_static(two))
+}
+
+/// Of a text that came in one MQTT packet, or of a list of those.
+fn length(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
+}
+
+/// What an earlier version did not write is not missing.
+fn take_shares(options: &Bytes, at: &mut usize) -> Option<Vec<Text>> {
+    let count = take_varint(options, at)?;
+    let mut shares = Vec::new();
+    for _ in 0..count {
+        let end = take_varint(options, at)? as usize + *at;
+        shares.push(Text::from(std::str::from_utf8(options.get(*at..end)?).ok()?));
+        *at = end;
+    }
+    Some(shares)
 }
 
 fn put_varint(out: &mut BytesMut, mut value: u32) {
@@ -98,8 +125,10 @@ mod tests {
             qos in 0u8..3,
             retain: bool,
             identifiers in prop::collection::vec(any::<u32>(), 0..5),
+            shares in prop::collection::vec("\\PC{0,200}", 0..3),
         ) -> MailboxOptions {
-            MailboxOptions { qos: Qos::from_u8(qos).unwrap(), retain, identifiers }
+            let shares = shares.into_iter().map(Text::from).collect();
+            MailboxOptions { qos: Qos::from_u8(qos).unwrap(), retain, identifiers, shares }
         }
     }
 
@@ -117,7 +146,8 @@ mod tests {
 
     #[test]
     fn an_ordinary_entry_has_two_bytes() {
-        let options = MailboxOptions { qos: Qos::AtLeastOnce, retain: false, identifiers: vec![] };
+        let options =
+            MailboxOptions { qos: Qos::AtLeastOnce, retain: false, identifiers: vec![], shares: vec![] };
         assert_eq!(&options.encode()[..], [0x11, 0]);
     }
 

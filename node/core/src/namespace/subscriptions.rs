@@ -8,6 +8,7 @@
 //! subscriber of a known filter 20.
 
 use super::list::{Arena, Entry, List};
+use crate::Text;
 use crate::event::Qos;
 use crate::ports::hub::SubscribeOptions;
 use crate::topic::TopicFilter;
@@ -28,6 +29,9 @@ pub struct Match<S> {
     pub shared: bool,
     /// Subscription Identifiers of all of them, without zeros.
     pub identifiers: Vec<u32>,
+    /// The shared subscriptions among them, as they were subscribed: whoever does not take the message is to have a
+    /// successor for them.
+    pub shares: Vec<Text>,
 }
 
 /// The index, over any small subscriber id.
@@ -94,7 +98,8 @@ impl<S: Copy + Ord + Hash> Subscriptions<S> {
     /// Adds a subscription or replaces its options [MQTT-3.8.4-3]; true if it is new.
     pub fn subscribe(&mut self, subscriber: S, filter: &TopicFilter, options: SubscribeOptions) -> bool {
         let id = self.filter_id(filter.filter());
-        let new = self.filters.get_mut(id).list.set(filter.share(), Entry::new(subscriber, options));
+        let share = filter.share().map(|name| (name, filter.as_text()));
+        let new = self.filters.get_mut(id).list.set(share, Entry::new(subscriber, options));
         if new {
             self.owned.entry(subscriber).or_default().push(id);
             self.len += 1;
@@ -162,6 +167,26 @@ impl<S: Copy + Ord + Hash> Subscriptions<S> {
         }
     }
 
+    /// Finds another member of these shared subscriptions, in turn and as [`Subscriptions::matches`] does, in place of
+    /// what `out` held: for a message whose member is gone.
+    pub fn pick<'f>(
+        &mut self,
+        shared: impl IntoIterator<Item = &'f TopicFilter>,
+        preferred: impl Fn(S) -> bool,
+        out: &mut Vec<Match<S>>,
+    ) {
+        out.clear();
+        for filter in shared {
+            let Some((share, id)) = filter.share().zip(self.by_text.get(filter.filter())) else { continue };
+            let group = self.filters.get_mut(*id).list.group(share);
+            out.extend(group.and_then(|group| {
+                let entry = group.pick(&preferred)?;
+                Some(Match::new(&entry, Some(group.text())))
+            }));
+        }
+        fold(out);
+    }
+
     fn filter_id(&mut self, text: &str) -> FilterId {
         if let Some(id) = self.by_text.get(text) {
             return *id;
@@ -204,11 +229,12 @@ fn collect<S: Copy + Ord>(
     let mut sources = usize::from(!list.plain().is_empty());
     for entry in list.plain() {
         if !(entry.no_local && publisher == Some(entry.subscriber)) {
-            out.push(Match::new(entry, false));
+            out.push(Match::new(entry, None));
         }
     }
     for group in list.groups() {
-        out.extend(group.pick(&preferred).map(|entry| Match::new(&entry, true)));
+        let picked = group.pick(&preferred);
+        out.extend(picked.map(|entry| Match::new(&entry, Some(group.text()))));
         sources += 1;
     }
     sources
@@ -224,19 +250,21 @@ fn fold<S: Copy + Ord>(out: &mut Vec<Match<S>>) {
             first.retain_as_published |= later.retain_as_published;
             first.shared &= later.shared;
             first.identifiers.append(&mut later.identifiers);
+            first.shares.append(&mut later.shares);
         }
         same
     });
 }
 
 impl<S: Copy> Match<S> {
-    fn new(entry: &Entry<S>, shared: bool) -> Match<S> {
+    fn new(entry: &Entry<S>, share: Option<&Text>) -> Match<S> {
         Match {
             subscriber: entry.subscriber,
             granted: entry.qos,
             retain_as_published: entry.retain_as_published,
-            shared,
+            shared: share.is_some(),
             identifiers: if entry.identifier == 0 { Vec::new() } else { vec![entry.identifier] },
+            shares: share.cloned().into_iter().collect(),
         }
     }
 }

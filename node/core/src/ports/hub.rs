@@ -45,6 +45,9 @@ pub struct Delivery {
     pub retain: bool,
     /// Subscription Identifiers that matched, in order, without zeros.
     pub identifiers: Vec<u32>,
+    /// The shared subscriptions that it is delivered for. A subscriber that goes before it has taken the message hands it on
+    /// to them ([`Audience::Shares`]); of a message in a mailbox the mailbox says so.
+    pub shares: Vec<Text>,
 }
 
 /// What became of a delivery that the hub offered.
@@ -74,6 +77,17 @@ pub struct Publication {
     pub publisher: Option<SubscriberId>,
 }
 
+/// Whom the publications of a submission are for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Audience {
+    /// Whoever subscribes, and the streams that routes name.
+    #[default]
+    Everyone,
+    /// Per publication: one member of each of these shared subscriptions, and nobody else. The member that had it is gone
+    /// (MQTT 5.0 section 4.8.2). Where there is no other member, nobody gets it.
+    Shares(Vec<Vec<Text>>),
+}
+
 /// Everything an ingress wants durable before it answers, in one piece.
 #[derive(Clone, Debug, Default)]
 pub struct Submission {
@@ -92,6 +106,8 @@ pub struct Submission {
     /// stream, and does not wait for it anywhere else. Refused, it is no loss yet: it is tried again, or given up with
     /// [`Submission::losses`].
     pub kept: bool,
+    /// Whom `publications` are for.
+    pub audience: Audience,
     /// What the submitter gives up, for the ledger (P2).
     pub losses: Vec<Loss>,
 }
@@ -163,6 +179,8 @@ pub struct MailboxOptions {
     pub retain: bool,
     /// Subscription Identifiers.
     pub identifiers: Vec<u32>,
+    /// The shared subscriptions that it is delivered for.
+    pub shares: Vec<Text>,
 }
 
 /// Who may do what; asked by every ingress for every client (P7).

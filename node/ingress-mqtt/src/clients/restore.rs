@@ -1,5 +1,7 @@
-//! What a start finds: sessions with their subscriptions and packet identifiers, and the wills that are owed.
+//! What a start finds: sessions with their subscriptions and packet identifiers, the wills that are owed, and sessions
+//! that had ended and whose mailboxes were not empty yet.
 
+use super::ended::Ended;
 use super::{Away, Sessions, warn_if_failed};
 use crate::outlet::Link;
 use crate::session::records::{self, Inbound, OutboundRecord, SessionRecord};
@@ -70,8 +72,8 @@ impl Sessions {
     /// [`ReadError`] if the store itself cannot be read.
     pub fn restore(&self, store: &dyn SessionStore) -> Result<Restored, ReadError> {
         let mut found = Restored::default();
-        let mut sessions = self.restore_sessions(store, &mut found)?;
         let mut orphans = Vec::new();
+        let (mut sessions, ended) = self.restore_sessions(store, &mut found, &mut orphans)?;
         each(store, Table::Subscription, |key, value| {
             let Some((number, filter)) = records::split_key(key) else { return found.skipped += 1 };
             let Some(kept) = sessions.get_mut(&number) else {
@@ -98,6 +100,7 @@ impl Sessions {
         self.remove_orphans(orphans);
         found.sessions = sessions.len() as u64;
         self.put_away(sessions);
+        ended.into_iter().for_each(Ended::go_on);
         for will in due {
             self.publish_will(Box::new(will), None);
         }
@@ -105,13 +108,23 @@ impl Sessions {
         Ok(found)
     }
 
-    fn restore_sessions(&self, store: &dyn SessionStore, found: &mut Restored) -> Result<Found, ReadError> {
-        let mut sessions = HashMap::new();
+    /// Those that are kept, and those that had ended. One that is both had ended: its rows were to go with the next commit.
+    fn restore_sessions(
+        &self,
+        store: &dyn SessionStore,
+        found: &mut Restored,
+        orphans: &mut Vec<(Table, Bytes)>,
+    ) -> Result<(Found, Vec<Ended>), ReadError> {
+        let (mut sessions, mut ended) = (HashMap::new(), Vec::new());
         let mut next = 1;
         each(store, Table::Session, |key, value| {
             if &key[..] == records::NUMBER_MARK {
                 next = next.max(records::decode_number_mark(value).unwrap_or(0));
                 return;
+            }
+            if let Some((number, begun)) = records::decode_ended(key, value) {
+                next = next.max(number.0.saturating_add(1));
+                return ended.push(Ended { hub: self.hub.clone(), number, begun });
             }
             let client_id = std::str::from_utf8(key).ok().map(Text::from);
             let Some((client_id, record)) = client_id.zip(SessionRecord::decode(value)) else {
@@ -128,9 +141,16 @@ impl Sessions {
             session.sent_before = record.sent_through.unwrap_or_else(|| store.before());
             sessions.insert(record.number, Kept { session: Box::new(session), record });
         })?;
+        for Ended { number, .. } in &ended {
+            let Some(Kept { session, .. }) = sessions.remove(number) else { continue };
+            orphans.push((Table::Session, session.client_id.as_bytes().clone()));
+            if let Some(subscriber) = session.subscriber {
+                self.hub.detach(subscriber);
+            }
+        }
         let mut table = self.lock();
         table.next_number = table.next_number.max(next);
-        Ok(sessions)
+        Ok((sessions, ended))
     }
 
     fn restore_subscription(&self, session: &mut Session, filter: &[u8], value: &[u8]) -> Option<()> {

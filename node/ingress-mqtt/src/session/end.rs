@@ -1,11 +1,14 @@
 //! How a connection ends, what becomes of its will, and what is kept of its session.
 
-use super::{Action, Context, End, Machine, Output, Phase, Purpose, Session};
+use super::{Action, Context, End, Flight, Machine, Output, Phase, Purpose, Session, Step};
 use crate::codec::encode::Words;
 use crate::codec::{Disconnect, encode};
 use crate::reason::{Place, Reason};
 use eventmesh_edge_core::Text;
-use eventmesh_edge_core::ports::hub::Submission;
+use eventmesh_edge_core::event::Qos;
+use eventmesh_edge_core::ports::hub::{Audience, Delivery, Publication, Submission};
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 impl Machine {
@@ -75,7 +78,18 @@ impl Machine {
     /// Keeps or ends the session, and gives the client id back.
     fn leave(&mut self, cx: &Context<'_>, how: End, out: &mut Output) {
         let Some(session) = self.session.as_mut() else { return };
-        session.link.close();
+        let stays = session.number.is_some() && session.expiry_secs > 0;
+        if let Some(subscriber) = session.subscriber.filter(|_| !stays) {
+            // First: what is offered from here on goes to somebody else.
+            cx.hub().detach(subscriber);
+        }
+        let queued = session.link.close();
+        let mut left = Left::default();
+        if !stays {
+            left.flights(&session.flights);
+            left.deliveries(self.pending.drain(..).map(|pending| pending.delivery));
+            left.deliveries(queued);
+        }
         session.ground(&std::mem::take(&mut self.to_prepare));
         session.inbound_is_unsure();
         self.pending.clear();
@@ -84,7 +98,6 @@ impl Machine {
         if let Some(withdrawn) = will.take_if(|_| how == End::Normal) {
             session.lazy.push(withdrawn.forget()); // [MQTT-3.14.4-3]
         }
-        let stays = session.number.is_some() && session.expiry_secs > 0;
         if let Some(later) = will.take_if(|will| stays && will.delay > Duration::ZERO) {
             session.will = Some(later);
         }
@@ -100,6 +113,7 @@ impl Machine {
             }
             cx.sessions.release(&client_id, self.generation, None, cx.now);
         }
+        left.hand_on(out);
         if let Some(will) = will {
             // By itself: its stream may be full, and the session must not wait for that; nor must the client, which
             // changes the same records when it comes back.
@@ -127,6 +141,38 @@ impl Machine {
         if let Some(session) = session {
             let client_id: Text = session.client_id.clone();
             cx.sessions.release(&client_id, self.generation, Some(session), cx.now);
+        }
+    }
+}
+
+/// What a client without a session leaves unanswered of shared subscriptions, for their other members.
+#[derive(Default)]
+struct Left {
+    publications: Vec<Publication>,
+    shares: Vec<Vec<Text>>,
+}
+
+impl Left {
+    /// QoS 1 that was sent. QoS 2 that was sent is the client's or nobody's [MQTT-4.8.2-5].
+    fn flights(&mut self, flights: &VecDeque<Flight>) {
+        let sent = flights.iter().filter(|f| f.qos == Qos::AtLeastOnce && f.step == Step::Sent);
+        self.deliveries(sent.filter_map(|f| f.delivery.as_deref().cloned()));
+    }
+
+    /// Whatever was not sent.
+    fn deliveries(&mut self, deliveries: impl IntoIterator<Item = Delivery>) {
+        let shared = |d: &Delivery| d.qos > Qos::AtMostOnce && !d.shares.is_empty();
+        for Delivery { event, shares, .. } in deliveries.into_iter().filter(shared) {
+            self.publications.push(Publication { event: Arc::unwrap_or_clone(event), publisher: None });
+            self.shares.push(shares);
+        }
+    }
+
+    fn hand_on(self, out: &mut Output) {
+        if !self.publications.is_empty() {
+            let audience = Audience::Shares(self.shares);
+            let publications = self.publications;
+            unattended(Submission { publications, audience, ..Submission::default() }, out);
         }
     }
 }

@@ -215,9 +215,11 @@ impl Machine {
             return;
         }
         let Some(session) = self.session.as_mut() else { return };
-        // What cannot be read again is kept, if the session can come back and ask for it.
-        let keep = session.number.is_some() && position.is_none();
         let qos = delivery.qos;
+        // What cannot be read again is kept, if the session can come back and ask for it, or another member of a shared
+        // subscription is to have it.
+        let to_hand_on = !delivery.shares.is_empty() && qos == Qos::AtLeastOnce;
+        let keep = position.is_none() && (session.number.is_some() || to_hand_on);
         let delivery = keep.then(|| Box::new(delivery));
         session.flights.push_back(Flight { pid, qos, step: Step::Sent, position, on_wire: true, delivery });
         self.window_used += 1;
@@ -381,6 +383,7 @@ impl Machine {
                 qos: options.qos,
                 retain: options.retain,
                 identifiers: options.identifiers,
+                shares: Vec::new(),
             };
             self.pending.push_back(Pending { delivery, mailbox: true });
         }

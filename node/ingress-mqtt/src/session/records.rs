@@ -9,6 +9,8 @@
 //!                     version 1: without will and sent_through
 //!               key   0xFF (no UTF-8 starts like that)
 //!               value version u8 = 1 | next number u64: no session has a number from here on
+//!               key   0xFE | number u64 (of a session that has ended and was a member of shared subscriptions)
+//!               value version u8 = 1 | count u16 | position u64 each: QoS 2 messages that it may have begun to receive
 //! Subscription  key   number u64 | filter (UTF-8)
 //!               value version u8 = 1 | options u8 (bits 0-1 QoS, 2 No Local, 3 Retain As Published, 4-5 Retain Handling)
 //!                     | Subscription Identifier u32
@@ -102,6 +104,35 @@ impl SessionRecord {
         let principal = Principal { name: Text::from(name), anonymous: flags & ANONYMOUS != 0 };
         Some(SessionRecord { principal, number, expiry_secs, connected, left, will, sent_through })
     }
+}
+
+/// First byte of the keys of sessions that have ended.
+pub(crate) const ENDED: u8 = 0xFE;
+
+pub(crate) fn ended_key(number: SessionNo) -> Bytes {
+    let mut out = BytesMut::with_capacity(9);
+    out.put_u8(ENDED);
+    out.put_u64(number.0);
+    out.freeze()
+}
+
+pub(crate) fn put_ended(number: SessionNo, begun: &[Position]) -> StateChange {
+    let mut out = BytesMut::with_capacity(3 + 8 * begun.len());
+    out.put_u8(VERSION);
+    let begun = begun.get(..usize::from(u16::MAX)).unwrap_or(begun);
+    out.put_u16(u16::try_from(begun.len()).unwrap_or(u16::MAX));
+    begun.iter().for_each(|position| out.put_u64(position.0));
+    StateChange::Put { table: Table::Session, key: ended_key(number), value: StateValue::Bytes(out.freeze()) }
+}
+
+/// Number and begun messages of a session that has ended; `None` if they do not decode.
+pub(crate) fn decode_ended(key: &[u8], value: &[u8]) -> Option<(SessionNo, Vec<Position>)> {
+    let number = key.strip_prefix(&[ENDED])?.try_into().ok().map(u64::from_be_bytes)?;
+    let mut r = Reader(value);
+    r.version(VERSION)?;
+    let count = r.u16()?;
+    let begun = (0..count).map(|_| r.u64().map(Position)).collect::<Option<_>>()?;
+    Some((SessionNo(number), begun))
 }
 
 pub(crate) fn encode_number_mark(next: u64) -> Bytes {
@@ -275,6 +306,12 @@ impl Reader<'_> {
         Some(*first)
     }
 
+    pub(super) fn u16(&mut self) -> Option<u16> {
+        let (bytes, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(u16::from_be_bytes(*bytes))
+    }
+
     pub(super) fn u32(&mut self) -> Option<u32> {
         let (bytes, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
@@ -323,6 +360,7 @@ mod tests {
             let found = (
                 SessionRecord::decode(&value), decode_subscription(&value), Inbound::decode(&value),
                 OutboundRecord::decode(&value), decode_number_mark(&value), split_key(&value).is_some(),
+                decode_ended(&ended_key(SessionNo(1)), &value), decode_ended(&value, &value),
             );
             drop(found);
         }
@@ -362,6 +400,14 @@ mod tests {
         };
         assert_eq!(&encode_subscription(options)[..], b"\x01\x16\0\0\0\x05");
         assert_eq!(&pid_key(SessionNo(1), 513)[..], b"\0\0\0\0\0\0\0\x01\x02\x01");
+        let begun = vec![Position(2), Position(258)];
+        let StateChange::Put { key, value: StateValue::Bytes(value), .. } = put_ended(SessionNo(7), &begun)
+        else {
+            panic!()
+        };
+        assert_eq!(&key[..], b"\xFE\0\0\0\0\0\0\0\x07");
+        assert_eq!(&value[..], b"\x01\0\x02\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\x01\x02");
+        assert_eq!(decode_ended(&key, &value), Some((SessionNo(7), begun)));
         let out = OutboundRecord { released: true, position: Some(Position(9)) };
         let StateChange::Put { value: StateValue::Bytes(value), .. } = out.put(SessionNo(1), 1) else {
             panic!()

@@ -43,8 +43,14 @@ pub struct Session {
     pub(super) next_token: u64,
     /// Of a connection that was lost and whose Will Delay has not passed.
     pub(crate) will: Option<Box<PendingWill>>,
+    /// See [`Session::has_shared`]: it has unsubscribed.
+    pub(super) shared: bool,
     /// Messages up to here may have been sent by an earlier process of the node: what comes of them comes with DUP.
     pub(crate) sent_before: Position,
+}
+
+fn is_shared(filter: &str) -> bool {
+    filter.starts_with("$share/")
 }
 
 /// A message of QoS 1 or 2 on its way to the client.
@@ -99,6 +105,22 @@ impl Session {
         Some(record.put(&self.client_id))
     }
 
+    /// It is, or was, a member of a shared subscription: its mailbox may hold what others are to have when it ends.
+    pub(crate) fn has_shared(&self) -> bool {
+        self.shared || self.filters.keys().any(|filter| is_shared(filter))
+    }
+
+    /// Changes that were to go with the next submission.
+    pub(crate) fn unstored(&self) -> Vec<StateChange> {
+        self.lazy.clone()
+    }
+
+    /// Messages of QoS 2 that the client may have begun to receive.
+    pub(crate) fn begun(&self) -> Vec<Position> {
+        let begun = self.flights.iter().filter(|f| f.qos == Qos::ExactlyOnce);
+        begun.filter_map(|f| f.position).collect()
+    }
+
     pub(crate) fn new(client_id: Text, principal: Principal, source: Text, link: Arc<Link>) -> Session {
         Session {
             client_id,
@@ -119,6 +141,7 @@ impl Session {
             lazy: Vec::new(),
             next_token: 0,
             will: None,
+            shared: false,
             sent_before: Position::ZERO,
         }
     }

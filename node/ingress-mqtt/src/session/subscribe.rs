@@ -79,6 +79,7 @@ impl Machine {
     fn unsubscribe_one(&mut self, cx: &Context<'_>, filter: Text, undo: &mut Undo) -> Reason {
         let Ok(filter) = TopicFilter::parse(filter) else { return Reason::TopicFilterInvalid };
         let Some(session) = self.session.as_mut() else { return Reason::Unspecified };
+        session.shared |= filter.share().is_some();
         let earlier = session.filters.remove(filter.as_text());
         let existed = session.subscriber.is_some_and(|s| cx.hub().unsubscribe(s, &filter));
         if let Some(number) = session.number {

@@ -9,9 +9,12 @@ use super::NodeHub;
 use super::inbox::Completed;
 use super::plan::{Flight, Planned, qos_for, retain_for};
 use super::state::State;
+use eventmesh_edge_core::Text;
 use eventmesh_edge_core::event::{Event, Position, Qos};
 use eventmesh_edge_core::namespace::Match;
-use eventmesh_edge_core::ports::hub::{Accepted, Delivery, Offer, Outlet, SubscriberId};
+use eventmesh_edge_core::ports::hub::{
+    Accepted, Audience, Delivery, Offer, Outlet, Publication, Submission, SubscriberId,
+};
 use eventmesh_edge_core::ports::store::Committed;
 use std::sync::Arc;
 
@@ -192,7 +195,10 @@ impl State {
     ) -> Option<Offered> {
         let Outgoing { event, position, mailboxes } = outgoing;
         let qos = qos_for(event, found.granted);
-        let subscriber = self.subscribers.get_mut(found.subscriber)?;
+        let Some(subscriber) = self.subscribers.get_mut(found.subscriber) else {
+            self.hand_on(event, qos, found.shares);
+            return None;
+        };
         let mailbox = position.filter(|_| mailboxes && subscriber.session.is_some() && qos > Qos::AtMostOnce);
         if let Some(position) = mailbox {
             if !subscriber.handover.committed(position) {
@@ -223,11 +229,15 @@ impl State {
                 qos,
                 retain,
                 identifiers: found.identifiers,
+                shares: found.shares,
             },
         })
     }
 
     fn refused(&mut self, outgoing: Outgoing<'_>, refused: &Offered) {
+        if self.subscribers.get(refused.subscriber).is_none() {
+            return self.hand_on(outgoing.event, refused.delivery.qos, refused.delivery.shares.clone());
+        }
         if !refused.in_mailbox {
             self.dropped(refused.subscriber, outgoing.event, outgoing.position);
         }
@@ -241,6 +251,16 @@ impl State {
             Some(position) => subscriber.handover.refused(position),
             None => subscriber.handover.restart(),
         }
+    }
+
+    /// The member of these shared subscriptions that was to have it is gone, so another one gets it (MQTT 5.0 section 4.8.2).
+    fn hand_on(&mut self, event: &Event, qos: Qos, shares: Vec<Text>) {
+        if shares.is_empty() || qos == Qos::AtMostOnce || self.is_closed() {
+            return;
+        }
+        let publications = vec![Publication { event: event.clone(), publisher: None }];
+        let audience = Audience::Shares(vec![shares]);
+        self.submit(Submission { publications, audience, ..Submission::default() }, Box::new(drop));
     }
 
     fn dropped(&mut self, subscriber: SubscriberId, event: &Event, position: Option<Position>) {

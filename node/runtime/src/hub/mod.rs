@@ -29,6 +29,8 @@
 //! - **Other subscribers** that have no room lose the message: counted per subscriber ([`NodeHub::dropped`]) and in the
 //!   ledger as [`LossReason::SlowSubscriber`](eventmesh_edge_core::ports::store::LossReason::SlowSubscriber), once a
 //!   second at most.
+//! - **Shared subscriptions.** A message that its member does not take, because it has gone between the choice of the member
+//!   and the offer, goes to another one. What a member leaves unanswered its ingress hands on ([`Audience::Shares`](eventmesh_edge_core::ports::hub::Audience::Shares)).
 //! - **From above.** What comes down from an uplink ([`NodeHub::downward`]) is published to local subscribers and to no
 //!   stream, so it cannot go round in circles.
 //!
@@ -387,6 +389,7 @@ impl Hub for NodeHub {
             position: None,
             retain: true,
             identifiers: identifiers.clone(),
+            shares: Vec::new(),
         };
         events.into_iter().map(delivery).collect()
     }
@@ -421,6 +424,7 @@ impl Hub for NodeHub {
             qos: item.event.event.qos.max(Qos::AtLeastOnce),
             retain: false,
             identifiers: Vec::new(),
+            shares: Vec::new(),
         })
     }
 }

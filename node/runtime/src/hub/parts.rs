@@ -19,7 +19,7 @@
 //! takes more than 12 bytes of identifiers on average to come to that.
 
 use super::plan::{Parts, Work, named_event};
-use eventmesh_edge_core::ports::hub::{Accepted, Submission};
+use eventmesh_edge_core::ports::hub::{Accepted, Audience, Submission};
 use eventmesh_edge_core::ports::store::{CommitError, MailboxEntry, SessionNo, StateChange, StateValue};
 use std::collections::HashSet;
 
@@ -32,6 +32,7 @@ pub(super) fn can_split(submission: &Submission, at: usize) -> bool {
 /// Makes the publications from `at` on, and the state that belongs to them, the next part.
 pub(super) fn split(work: &mut Work, at: usize) {
     let border = state_border(&work.submission, at);
+    let audience = rest_of(&mut work.submission.audience, at);
     let Submission { publications, state, origin, .. } = &mut work.submission;
     let origin = origin.or_else(|| publications.first().and_then(|publication| publication.publisher));
     let rest = Submission {
@@ -39,6 +40,7 @@ pub(super) fn split(work: &mut Work, at: usize) {
         state: state.split_off(border).into_iter().map(|change| moved(change, at)).collect(),
         origin,
         kept: work.submission.kept,
+        audience,
         ..Submission::default()
     };
     work.submission.origin = origin;
@@ -97,6 +99,14 @@ impl Parts {
     pub(super) fn add(&mut self, accepted: Accepted) {
         self.stored.positions.extend(accepted.positions);
         self.stored.matched.extend(accepted.matched);
+    }
+}
+
+/// Whom the publications from `at` on are for.
+fn rest_of(audience: &mut Audience, at: usize) -> Audience {
+    match audience {
+        Audience::Everyone => Audience::Everyone,
+        Audience::Shares(shares) => Audience::Shares(shares.split_off(at.min(shares.len()))),
     }
 }
 

@@ -5,12 +5,14 @@ use super::subscribers::Subscribers;
 use eventmesh_edge_core::event::{Event, Position, Qos, Via};
 use eventmesh_edge_core::namespace::{Match, Retain};
 use eventmesh_edge_core::ports::Completion;
-use eventmesh_edge_core::ports::hub::{Accepted, MailboxOptions, Publication, Submission, SubscriberId};
+use eventmesh_edge_core::ports::hub::{
+    Accepted, Audience, MailboxOptions, Publication, Submission, SubscriberId,
+};
 use eventmesh_edge_core::ports::store::{
     Commit, CommitError, Committed, Loss, MailboxEntry, NewEvent, StateChange, StateValue, StreamId, Table,
 };
 use eventmesh_edge_core::route::Router;
-use eventmesh_edge_core::topic::is_nodes_own;
+use eventmesh_edge_core::topic::{TopicFilter, is_nodes_own};
 
 use super::parking::{Key, Trial};
 use super::parts;
@@ -75,6 +77,14 @@ pub(super) struct Planned {
     pub(super) shed: u64,
 }
 
+/// Where one publication goes, beside the stream that takes it.
+struct To {
+    everyone: bool,
+    matches: Vec<Match<SubscriberId>>,
+    /// State refers to it, so that it is in the commit whatever else needs it.
+    named: bool,
+}
+
 /// Claims of mailboxes in one commit, unless one event alone has more: what planning takes in memory (P5), and at some
 /// eight bytes each well within a journal segment.
 const CLAIMS_MAX: usize = 32_768;
@@ -136,7 +146,9 @@ impl Work {
 
     /// The streams that take its publications.
     pub(super) fn streams(&self, router: &Router) -> impl Iterator<Item = StreamId> {
-        self.submission.publications.iter().filter_map(|publication| stream_of(router, &publication.event))
+        let everyone = self.submission.audience == Audience::Everyone;
+        let publications = self.submission.publications.iter().filter(move |_| everyone);
+        publications.filter_map(|publication| stream_of(router, &publication.event))
     }
 }
 
@@ -172,7 +184,7 @@ impl State {
     /// Plans a submission, or as much of it as one commit takes: the rest becomes a later part. The commit is empty if
     /// nothing of it has to be durable.
     pub(super) fn plan(&mut self, work: &mut Work) -> Result<(Commit, Vec<Planned>), CommitError> {
-        let Submission { publications, state, .. } = &work.submission;
+        let Submission { publications, state, audience, .. } = &work.submission;
         if publications.iter().any(|publication| is_foreign(&publication.event)) {
             return Err(CommitError::Reserved);
         }
@@ -182,7 +194,10 @@ impl State {
         let mut claims = 0;
         for (index, publication) in publications.iter().enumerate() {
             let named = named.get(index).copied().unwrap_or(false);
-            planned.push(self.plan_publication(publication, named, work.shed_bytes, &mut commit));
+            let everyone = *audience == Audience::Everyone;
+            let matches = self.find(audience, index, publication);
+            let to = To { everyone, matches, named };
+            planned.push(self.plan_publication(&publication.event, to, work.shed_bytes, &mut commit));
             claims += planned.last().map_or(0, |planned: &Planned| planned.claims);
             let next = index + 1;
             if claims >= CLAIMS_MAX && next < publications.len() && parts::can_split(&work.submission, next) {
@@ -196,27 +211,46 @@ impl State {
         Ok((commit, planned))
     }
 
-    fn plan_publication(
+    /// Who gets the publication.
+    fn find(
         &mut self,
+        audience: &Audience,
+        index: usize,
         publication: &Publication,
-        named: bool,
-        shed_bytes: u64,
-        commit: &mut Commit,
-    ) -> Planned {
-        let Publication { event, publisher } = publication;
-        let stream = stream_of(&self.router, event);
+    ) -> Vec<Match<SubscriberId>> {
         let subscribers = &self.subscribers;
         let ready = |id| subscribers.get(id).is_some_and(super::subscribers::Subscriber::is_ready);
         let mut matches = Vec::new();
-        self.index.matches(&event.topic, *publisher, ready, &mut matches);
+        let Publication { event, publisher } = publication;
+        match audience {
+            Audience::Everyone => self.index.matches(&event.topic, *publisher, ready, &mut matches),
+            Audience::Shares(shares) => {
+                let shares = shares.get(index).map_or(&[][..], Vec::as_slice);
+                let filters: Vec<_> =
+                    shares.iter().filter_map(|text| TopicFilter::parse(text.clone()).ok()).collect();
+                self.index.pick(&filters, ready, &mut matches);
+            }
+        }
+        matches
+    }
+
+    fn plan_publication(&mut self, event: &Event, to: To, shed_bytes: u64, commit: &mut Commit) -> Planned {
+        let To { everyone, mut matches, named } = to;
+        let stream = stream_of(&self.router, event).filter(|_| everyone);
+        let subscribers = &self.subscribers;
         let mut mailboxes = mailboxes(subscribers, event, &matches);
         let shed = parts::shed(&mut mailboxes, shed_bytes);
         if !shed.is_empty() {
             let session = |m: &Match<_>| subscribers.get(m.subscriber).and_then(|s| s.session);
             matches.retain(|m| session(m).is_none_or(|session| !shed.contains(&session)));
         }
+        if !mailboxes.is_empty() {
+            // Their mailboxes say so: whoever ends such a session reads it there.
+            let durable = |m: &Match<_>| subscribers.get(m.subscriber).is_some_and(|s| s.session.is_some());
+            matches.iter_mut().filter(|m| durable(m)).for_each(|m| m.shares = Vec::new());
+        }
         let claims = mailboxes.len();
-        let retain = event.retain.then(|| self.retained.admit(event));
+        let retain = (event.retain && everyone).then(|| self.retained.admit(event));
         // The node's own figures would be wrong after a start, so they are not kept for one.
         let on_disk = retain.filter(|_| !is_nodes_own(&event.topic));
         let durable = stream.is_some() || !mailboxes.is_empty() || named || on_disk == Some(Retain::Put);
@@ -254,8 +288,10 @@ fn mailboxes(subscribers: &Subscribers, event: &Event, matches: &[Match<Subscrib
     let entry = |m: &Match<SubscriberId>| {
         let session = subscribers.get(m.subscriber)?.session?;
         let qos = qos_for(event, m.granted);
-        let options =
-            || MailboxOptions { qos, retain: retain_for(event, m), identifiers: m.identifiers.clone() };
+        let options = || {
+            let (identifiers, shares) = (m.identifiers.clone(), m.shares.clone());
+            MailboxOptions { qos, retain: retain_for(event, m), identifiers, shares }
+        };
         (qos > Qos::AtMostOnce).then(|| MailboxEntry { session, options: options().encode() })
     };
     matches.iter().filter_map(entry).collect()

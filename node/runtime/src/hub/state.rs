@@ -11,7 +11,7 @@ use super::parts;
 use super::plan::{Flight, Planned, Work};
 use super::subscribers::Subscribers;
 use super::{HubOptions, HubStats};
-use eventmesh_edge_core::event::Qos;
+use eventmesh_edge_core::event::{Qos, Via};
 use eventmesh_edge_core::namespace::{Match, Retained, Subscriptions};
 use eventmesh_edge_core::ports::Completion;
 use eventmesh_edge_core::ports::hub::{Accepted, Publication, Submission, SubscriberId};
@@ -303,12 +303,12 @@ impl State {
     }
 
     /// Nothing of it was stored, nor will what was to follow: whoever sent with QoS 1 or 2 has no answer, or one that says
-    /// so, and keeps the message.
+    /// so, and keeps the message. What came down is its uplink's to count: it may be tried again, whatever its QoS.
     fn count_refused(&mut self, work: &Work) {
         let own = &work.submission.publications;
         let later = work.parts.iter().flat_map(|parts| &parts.later).flat_map(|part| &part.publications);
         for Publication { event, .. } in own.iter().chain(later) {
-            if event.qos == Qos::AtMostOnce {
+            if event.qos == Qos::AtMostOnce && event.via != Via::Uplink {
                 self.losses.add_refused(event);
             }
         }

@@ -169,3 +169,79 @@ async fn a_qos_2_message_that_was_started_stays_with_its_member() {
     publisher.publish(Publish::new("t", "n").qos(2, 0)).await;
     assert!(matches!(two.next().await, Some(Packet::Publish(message)) if message.payload == "n"));
 }
+
+#[tokio::test]
+async fn what_a_member_had_not_answered_goes_to_another_when_it_leaves() {
+    let node = Node::start().await;
+    // Without a session: it leaves with its connection. With one: with the end of the session.
+    for kept in [false, true] {
+        let connect = if kept { Connect::kept(V5, "one") } else { Connect::new(V5, "one") };
+        let mut one = node.connect(&connect).await;
+        one.subscribe("$share/g/t", 1).await;
+        let mut publisher = node.client(V5, "publisher").await;
+        burst(&mut publisher, "t", 0, 4, 1).await;
+        for _ in 0..4 {
+            one.message().await;
+        }
+        let mut two = node.client(V5, "two").await;
+        two.subscribe("$share/g/t", 1).await;
+        one.cut().await;
+        if kept {
+            two.expect_nothing().await;
+            node.client(V5, "one").await.disconnect().await;
+        }
+        for n in 0..4 {
+            let message = two.take().await;
+            assert!(!message.dup, "to this client it is new");
+            assert_eq!(message.payload, n.to_string());
+        }
+        two.expect_nothing().await;
+        two.disconnect().await;
+    }
+}
+
+/// As durable as the session: the node is killed while the member is away, and the session ends later.
+#[tokio::test]
+async fn what_a_member_had_not_answered_goes_to_another_after_a_kill_too() {
+    let node = Node::start().await;
+    let mut one = node.connect(&Connect::kept(V5, "one")).await;
+    one.subscribe("$share/g/t", 1).await;
+    let mut publisher = node.client(V5, "publisher").await;
+    burst(&mut publisher, "t", 0, 3, 1).await;
+    assert_eq!(one.take().await.payload, "0");
+    one.message().await;
+    one.cut().await;
+    let node = node.kill().await;
+    let mut two = node.connect(&Connect::kept(V5, "two")).await;
+    two.subscribe("$share/g/t", 1).await;
+    two.cut().await;
+    node.client(V5, "one").await.disconnect().await;
+    // It waits for a member that is away, and survives a kill once more.
+    let node = node.kill().await;
+    let mut two = node.connect(&Connect::kept(V5, "two")).await;
+    let got = all_of(&mut two, "t").await;
+    assert!(got == [1, 2] || got == [0, 1, 2], "an answer may be lost in a kill, a message not: {got:?}");
+}
+
+/// Of QoS 2 only what was begun stays with the member [MQTT-4.8.2-5].
+#[tokio::test]
+async fn a_qos_2_message_that_was_not_begun_goes_to_another_member() {
+    let node = Node::start().await;
+    let receive_one = props::two(property::RECEIVE_MAXIMUM, 1);
+    for kept in [false, true] {
+        let connect = if kept { Connect::kept(V5, "one") } else { Connect::new(V5, "one") };
+        let mut one = node.connect(&connect.with(receive_one.clone())).await;
+        one.subscribe("$share/g/t", 2).await;
+        let mut publisher = node.client(V5, "publisher").await;
+        burst(&mut publisher, "t", 0, 3, 2).await;
+        assert_eq!(one.message().await.payload, "0");
+        one.expect_nothing().await;
+        let mut two = node.client(V5, "two").await;
+        two.subscribe("$share/g/t", 2).await;
+        one.cut().await;
+        node.client(V5, "one").await.disconnect().await;
+        assert_eq!((two.take().await.payload.as_str(), two.take().await.payload.as_str()), ("1", "2"));
+        two.expect_nothing().await;
+        two.disconnect().await;
+    }
+}

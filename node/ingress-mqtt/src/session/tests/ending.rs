@@ -308,3 +308,76 @@ fn what_was_read_before_the_end_is_stored() {
     peer.send(&[wire::publish(V5, "t", 0, 0, false, "y"), vec![0xD0, 0]].concat());
     assert_eq!(node.hub.payloads(), ["x", "y"]);
 }
+
+/// The messages of a shared subscription that are here for a member, without an answer.
+fn jobs(peer: &mut Peer<'_>) -> Vec<String> {
+    let payload = |sent| match sent {
+        Sent::Publish { payload, dup: false, .. } => Some(payload),
+        _ => None,
+    };
+    peer.received().into_iter().filter_map(payload).collect()
+}
+
+fn publish_jobs(node: &Node, qos: u8) {
+    let mut publisher = node.connect(&clean(V5, "publisher"));
+    for (pid, payload) in [(1, "a"), (2, "b"), (3, "c")] {
+        publisher.send(&wire::publish(V5, "jobs", qos, pid, false, payload));
+    }
+}
+
+/// MQTT 5.0 section 4.8.2: what a member that goes has not answered is for another one.
+#[test]
+fn what_a_member_leaves_goes_to_another_member() {
+    for (connect, qos) in [(clean(V5, "one"), 1), (kept(V5, "one"), 1), (kept(V3, "one"), 1)] {
+        let node = Node::new();
+        let mut one = node.connect(&connect);
+        one.send(&wire::subscribe(connect.version, 1, &[("$share/g/jobs", 2)]));
+        one.received();
+        publish_jobs(&node, qos);
+        assert_eq!(jobs(&mut one), ["a", "b", "c"]);
+        let mut two = node.connect(&clean(V5, "two"));
+        two.send(&wire::subscribe(V5, 1, &[("$share/g/jobs", 2)]));
+        two.received();
+        let first = node.hub.published().len();
+        one.send(&wire::ack(0x40, 1));
+        one.cut();
+        if !connect.clean {
+            assert_eq!(jobs(&mut two), [""; 0], "it may come back");
+            node.connect(&clean(V5, "one"));
+        }
+        let left = jobs(&mut two);
+        assert_eq!((left.len(), left.last().unwrap().as_str()), (2, "c"), "{left:?}");
+        assert_eq!(node.hub.published().len(), first + 2);
+        assert_eq!((node.hub.mailbox_len(), rows_of_ended(&node)), (0, 0));
+    }
+}
+
+fn rows_of_ended(node: &Node) -> usize {
+    node.hub.rows(Table::Session).iter().filter(|key| key[0] == 0xFE).count()
+}
+
+/// The kill comes when the session has ended and nothing is handed on yet: the next start does it.
+#[test]
+fn what_an_ended_session_leaves_survives_a_kill() {
+    let node = Node::new();
+    let mut one = node.connect(&kept(V5, "one"));
+    one.send(&wire::subscribe(V5, 1, &[("$share/g/jobs", 2)]));
+    let mut two = node.connect(&kept(V5, "two"));
+    publish_jobs(&node, 1);
+    two.send(&wire::subscribe(V5, 1, &[("$share/g/jobs", 2)]));
+    one.cut();
+    two.cut();
+    node.hub.set_auto(false);
+    let mut again = node.accept();
+    again.send(&clean(V5, "one").encode());
+    node.hub.complete_one();
+    assert_eq!((rows_of_ended(&node), node.hub.mailbox_len()), (1, 3));
+    let node = node.restart();
+    assert_eq!(rows_of_ended(&node), 0);
+    let mut two = node.accept();
+    two.send(&kept(V5, "two").encode());
+    assert_eq!(jobs(&mut two), ["a", "b", "c"]);
+    let mut one = node.accept();
+    one.send(&kept(V5, "one").encode());
+    assert_eq!(one.received(), [Sent::ConnAck { present: false, code: 0 }]);
+}

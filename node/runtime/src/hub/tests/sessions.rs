@@ -17,7 +17,8 @@ async fn what_a_session_missed_waits_in_its_mailbox_with_its_options() {
     let items = bench.mailbox(7, Position::ZERO);
     assert_eq!(items.len(), 1);
     assert_eq!(Some(items[0].event.position), bench.answer("x").unwrap().positions[0]);
-    let expected = MailboxOptions { qos: Qos::AtLeastOnce, retain: false, identifiers: vec![9] };
+    let expected =
+        MailboxOptions { qos: Qos::AtLeastOnce, retain: false, identifiers: vec![9], shares: vec![] };
     assert_eq!(bench.hub.mailbox_options(&items[0]), expected);
     assert_eq!(bench.hub.stats().slow_subscriber_losses, 0, "QoS 0 is promised to nobody who is away");
 }

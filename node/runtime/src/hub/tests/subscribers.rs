@@ -231,3 +231,52 @@ async fn an_outlet_may_call_the_hub_when_it_is_let_go() {
     bench.hub.detach(again);
     assert_eq!(bench.hub.stats(), HubStats::default());
 }
+
+fn share(text: &str) -> Text {
+    Text::from(text.to_owned())
+}
+
+/// MQTT 5.0 section 4.8.2: the member that was chosen is gone when the message is durable.
+#[tokio::test(start_paused = true)]
+async fn a_message_whose_member_has_gone_goes_to_another() {
+    for with_session in [false, true] {
+        let mut bench = Bench::manual();
+        let (one, two) = (Connection::new(9), Connection::new(9));
+        let first = bench.subscriber(&one, "$share/g/t/1");
+        bench.publish("t/1", "m");
+        if with_session {
+            bench.session(7, "$share/g/t/1");
+        } else {
+            bench.subscriber(&two, "$share/g/t/1");
+        }
+        bench.hub.detach(first);
+        bench.commit(1).await;
+        if with_session {
+            bench.commit(1).await;
+            let item = bench.mailbox(7, Position::ZERO).remove(0);
+            assert_eq!(bench.hub.mailbox_options(&item).shares, [share("$share/g/t/1")]);
+        } else {
+            assert_eq!(two.texts(), ["m"]);
+        }
+        assert_eq!((one.texts(), bench.hub.stats().slow_subscriber_losses), (vec![], 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_handed_on_goes_to_one_member_of_each_share_and_to_nobody_else() {
+    let mut bench = Bench::new();
+    let connections: Vec<_> = (0..4).map(|_| Connection::new(9)).collect();
+    let filters = ["$share/g/t/+", "$share/g/t/+", "$share/h/t/+", "t/1"];
+    for (connection, filter) in connections.iter().zip(filters) {
+        bench.subscriber(connection, filter);
+    }
+    let retained = Event { retain: true, ..event("t/1", "m") };
+    let audience = Audience::Shares(vec![vec![share("$share/g/t/+")], vec![share("$share/x/t/+")]]);
+    bench.submit("m", Submission { audience, ..from(None, [retained, event("t/1", "nobody")]) });
+    bench.turn().await;
+    let accepted = bench.answer("m").unwrap();
+    assert_eq!((accepted.matched, accepted.positions), (vec![1, 0], vec![None, None]));
+    let got: Vec<_> = connections.iter().map(|c| c.texts().len()).collect();
+    assert_eq!(got, [1, 0, 0, 0]);
+    assert_eq!((bench.hub.stats().retained.topics, bench.store.stats().events), (0, 0));
+}
