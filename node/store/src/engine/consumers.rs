@@ -105,6 +105,8 @@ impl Engine {
         let (begin, rest): (Vec<Step>, Vec<Step>) =
             steps.into_iter().partition(|step| matches!(step, Step::Begin { .. }));
         begin.into_iter().chain(rest).for_each(|step| self.step_of_reshape(step));
+        let catalog = &self.catalog;
+        self.absent.retain(|(no, _)| catalog.consumer_by_no(*no, UplinkNo(0)).is_some());
     }
 
     fn release(&mut self, change: &Reshaping) {
@@ -204,6 +206,11 @@ impl Engine {
             }
         }
         let waiting = there.iter().find(|(_, consumer)| consumer.uplink == UplinkNo(0));
+        if waiting.is_some() && !wanted.iter().any(|(_, no)| *no == UplinkNo(0)) {
+            // What they left goes to those who begin. Whoever of them comes back begins there as well.
+            let absent = self.absent.iter().filter(|(stream, _)| *stream == no);
+            internal.views.extend(absent.map(|(stream, uplink)| (keys::cursor(*stream, *uplink), None)));
+        }
         for (uplink, uplink_no) in wanted {
             if there.iter().any(|(_, consumer)| consumer.uplink == uplink_no) {
                 continue;
@@ -384,7 +391,9 @@ impl Engine {
                 let until = remembered.leaving.get(&(stream.no, *uplink)).copied();
                 let (events, bytes, _) = self.count_waiting(stream.no, *acked, until)?;
                 if taken_over && until.is_none() {
-                    if !readers.contains(&UplinkNo(0)) {
+                    if readers.contains(&UplinkNo(0)) {
+                        self.absent.push((stream.no, *uplink));
+                    } else {
                         self.superseded.push(keys::cursor(stream.no, *uplink));
                     }
                     continue;

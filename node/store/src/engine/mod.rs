@@ -32,8 +32,8 @@ use self::segments::{GenerationInfo, Segment};
 use self::sequences::Sequences;
 use self::spaces::Spaces;
 use self::tables::Tables;
-use crate::backing::{BackingError, CheckpointWork, Generations, Lsn, Views};
-use crate::journal::frame::{CursorEntry, LossEntry};
+use crate::backing::{BackingError, CheckpointWork, Generations, Lsn, StreamNo, Views};
+use crate::journal::frame::{CursorEntry, LossEntry, UplinkNo};
 use bytes::Bytes;
 use eventmesh_edge_core::event::Position;
 use eventmesh_edge_core::ports::Completion;
@@ -194,6 +194,8 @@ pub(crate) struct Engine {
     given_up: HashSet<usize>,
     /// Cursors of uplinks whose place others have taken at this start: they go in the frame that has those of the others.
     superseded: Vec<Bytes>,
+    /// Cursors of uplinks that may come back to a stream that nobody reads: they go when somebody else takes it over.
+    absent: Vec<(StreamNo, UplinkNo)>,
     /// Damaged chunks of generations that are off a consumer's figures already, by their last positions.
     counted_extents: HashSet<(usize, Position)>,
     /// A segment of this start takes frames.

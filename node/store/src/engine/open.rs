@@ -247,6 +247,7 @@ impl Engine {
             room: Room::default(),
             given_up: HashSet::new(),
             superseded: Vec::new(),
+            absent: Vec::new(),
             counted_extents: HashSet::new(),
             is_active: false,
             expiring: false,

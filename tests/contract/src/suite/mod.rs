@@ -140,6 +140,7 @@ macro_rules! contract_tests {
             what_an_open_store_cannot_become_is_refused
             a_start_without_an_uplink_counts_what_waited_for_it
             a_start_with_another_uplink_counts_nothing
+            who_takes_over_what_waited_for_none_leaves_nothing_to_count
             an_unfinished_drain_ends_with_a_restart
             random_changes_agree_with_the_memory_store
             // model

@@ -272,6 +272,22 @@ pub fn a_start_with_another_uplink_counts_nothing<F: Factory>(make: impl Fn() ->
     }
 }
 
+/// The same, when the new name comes while the store is open.
+pub fn who_takes_over_what_waited_for_none_leaves_nothing_to_count<F: Factory>(make: impl Fn() -> F) {
+    let factory = make();
+    let store = factory.open(read_by(&[0]));
+    let at = commit(&*store, events(0..5));
+    ack(&*store, FIRST, at[1]);
+    let store = reopen(&factory, store, read_by(&[]));
+    reshape(&*store, read_by(&[1]), &[], &[]).unwrap();
+    let mut store = store;
+    for _ in 0..2 {
+        assert_eq!(positions(&assert_backlog_is_exact(&*store, SECOND)), at[2..]);
+        store = reopen(&factory, store, read_by(&[1]));
+        assert_eq!(removed(&*store), 0);
+    }
+}
+
 /// A drain does not outlive the process: what is left is counted, or goes to whoever takes the stream over, and in no case
 /// is it more than what was to be drained.
 pub fn an_unfinished_drain_ends_with_a_restart<F: Factory>(make: impl Fn() -> F) {
