@@ -4,11 +4,19 @@
 //! several senders are active and several commits are expected within the delay. Several senders: events of several
 //! sources, and commits that came while others were under way (one connection may carry many sources and still wait for
 //! each answer). It waits no longer than until as many commits are there as there are senders, or as waiting brought
-//! lately, or until nothing came for a few of their usual intervals. A lone sender, and a slow trickle, are never delayed.
+//! lately, or until nothing came for a few of their usual intervals. A lone sender is never delayed.
+//!
+//! Many senders of whom each comes rarely lose nothing by waiting: their pace is their own, not that of the answers. As long
+//! as only such commits are queued, a group waits for enough of them, up to twice the delay; a commit of anybody else ends
+//! that ([`Pace`]), and so does the experience that waiting brings nobody. Each sync costs a page of flash beside the data
+//! and some wake-ups, so that a trickle of two hundred a second costs a third.
+//!
+//! While a group is expected to fill, nothing is gained by taking in what comes one by one: see [`crate::Rest`].
 //!
 //! Commits that nobody waits for (cursors, mailbox entries that were delivered) do not make a group of their own at
 //! once: they ride with the next one, or go alone after [`GatherOptions::lazy_delay`]. Each sync costs a page on flash.
 
+use crate::rest::Rest;
 use eventmesh_edge_core::ports::store::{Commit, StateChange};
 use std::time::Duration;
 
@@ -23,6 +31,8 @@ pub struct GatherOptions {
     pub min_senders: u32,
     /// Longest that a commit without an answer waits for others.
     pub lazy_delay: Duration,
+    /// So many make a group that is worth its sync: nobody waits patiently for more.
+    pub enough: usize,
 }
 
 impl Default for GatherOptions {
@@ -32,6 +42,7 @@ impl Default for GatherOptions {
             min_expected: 4,
             min_senders: 2,
             lazy_delay: Duration::from_millis(20),
+            enough: 12,
         }
     }
 }
@@ -47,6 +58,21 @@ const SLOTS: usize = 256;
 /// Shorter waits cost more in wake-ups than they gather.
 const QUIET_MIN: Duration = Duration::from_micros(200);
 
+/// Patience waits for so many delays.
+const PATIENCE: u32 = 2;
+/// Fewer expected in that time: no patience.
+const PATIENT_EXPECTED: f64 = 1.0;
+/// Senders for each commit that is expected: so each of them comes rarely.
+const PATIENT_SENDERS: f64 = 3.0;
+/// Hope that is enough to judge by, the part of it that has to come true, and how much of it counts in the next group.
+const HOPE: (f64, f64, f64) = (4.0, 0.25, 0.8);
+/// How long patience that brought nobody is not tried again.
+const IMPATIENT: Duration = Duration::from_secs(1);
+/// Of the time in which a group is expected to fill.
+const REST_PART: f64 = 0.9;
+/// Commits that one rest brings, at least: fewer are cheaper taken in as they come.
+const REST_BRINGS: f64 = 2.0;
+
 /// What stands in the queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Queued {
@@ -54,6 +80,8 @@ pub(crate) struct Queued {
     pub(crate) prompt: usize,
     /// When the first of them came.
     pub(crate) first_prompt: Option<Duration>,
+    /// One of their senders may send its next as soon as it is answered.
+    pub(crate) hurried: bool,
     /// Commits that can wait.
     pub(crate) lazy: usize,
     pub(crate) first_lazy: Option<Duration>,
@@ -66,6 +94,49 @@ pub(crate) enum Decision {
     Take,
     /// Look again then (`None`: when something comes), or as soon as there are so many prompt commits.
     Wait { time: Option<Duration>, wake_at: usize },
+    /// The same, or as soon as a hurried one comes; meanwhile whoever takes commits in may rest.
+    Patience { time: Option<Duration>, wake_at: usize, rest: Option<Duration> },
+}
+
+/// How the wait for a group ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Waited {
+    /// There was enough, or no reason to wait.
+    #[default]
+    No,
+    /// Nothing came any more.
+    InVain,
+    /// With patience, for so long.
+    Patiently(Duration),
+}
+
+/// When each sender was last heard: known while a group waits, because a commit of somebody in a hurry ends its patience.
+pub(crate) struct Pace {
+    seen: Box<[Duration; SLOTS]>,
+    hurry: Duration,
+}
+
+impl Pace {
+    pub(crate) fn new(options: GatherOptions) -> Self {
+        Pace { seen: Box::new([Duration::ZERO; SLOTS]), hurry: options.max_delay * 2 * PATIENCE }
+    }
+
+    /// A prompt commit comes in. True if its sender has been heard so recently that it may wait for each answer, or is
+    /// unknown.
+    pub(crate) fn came(&mut self, now: Duration, commit: &Commit) -> bool {
+        let Some(event) = commit.events.first() else { return true };
+        let slot = crc32c::crc32c(event.event.source.as_bytes()) as usize % SLOTS;
+        let Some(seen) = self.seen.get_mut(slot) else { return true };
+        // Never zero, which is never.
+        let before = std::mem::replace(seen, now.max(Duration::from_nanos(1)));
+        before.is_zero() || now.saturating_sub(before) < self.hurry
+    }
+
+    /// Senders that have been heard lately.
+    pub(crate) fn senders(&self, now: Duration) -> usize {
+        let since = now.saturating_sub(MEMORY);
+        self.seen.iter().filter(|seen| **seen > since && !seen.is_zero()).count()
+    }
 }
 
 /// What is known of the recent past.
@@ -75,7 +146,6 @@ pub(crate) struct Gather {
     /// Decaying count of prompt commits.
     count: f64,
     counted_at: Duration,
-    seen: Box<[Duration; SLOTS]>,
     senders: usize,
     /// When commits of several senders were last seen at the same time.
     overlapped_at: Option<Duration>,
@@ -84,22 +154,30 @@ pub(crate) struct Gather {
     filled: u32,
     /// Groups that have to fill up before `reach` grows.
     patience: u32,
+    /// What patience was to bring lately, and what it brought.
+    hoped: f64,
+    brought: f64,
+    impatient_until: Duration,
+    /// The last group was waited for with patience.
+    was_patient: bool,
 }
 
 impl Gather {
     pub(crate) fn new(options: GatherOptions, cap: usize) -> Self {
-        let seen = Box::new([Duration::ZERO; SLOTS]);
         Gather {
             options,
             cap,
             count: 0.0,
             counted_at: Duration::ZERO,
-            seen,
             senders: 0,
             overlapped_at: None,
             reach: 2,
             filled: 0,
             patience: FILLED_GROUPS.0,
+            hoped: 0.0,
+            brought: 0.0,
+            impatient_until: Duration::ZERO,
+            was_patient: false,
         }
     }
 
@@ -110,46 +188,44 @@ impl Gather {
         self.count * memory / (memory + idle) / memory
     }
 
-    /// A commit was taken from the queue.
-    pub(crate) fn took(&mut self, now: Duration, commit: &Commit) {
-        if is_lazy(commit) {
-            return;
-        }
-        self.count += 1.0;
-        if let Some(event) = commit.events.first() {
-            let slot = crc32c::crc32c(event.event.source.as_bytes()) as usize % SLOTS;
-            if let Some(seen) = self.seen.get_mut(slot) {
-                // Never zero, which is never.
-                *seen = now.max(Duration::from_nanos(1));
-            }
-        }
-    }
-
     /// Commits came while a group was being written, before its senders were answered.
     pub(crate) fn overlapped(&mut self, now: Duration) {
         self.overlapped_at = Some(now);
     }
 
-    /// A group of so many prompt commits was taken; `silent`: a wait for more ended because nothing came.
-    pub(crate) fn took_all(&mut self, now: Duration, prompt: usize, silent: bool) {
+    /// A group of so many prompt commits was taken, while so many senders are about.
+    pub(crate) fn took(&mut self, now: Duration, prompt: usize, waited: Waited, senders: usize) {
         if prompt >= 2 {
             self.overlapped(now);
         }
-        if silent {
-            self.fell_short(prompt);
-        } else if prompt >= self.reach {
-            self.filled += 1;
-            if self.filled >= self.patience {
-                self.filled = 0;
-                self.reach = (self.reach + 1).max(prompt).min(self.cap);
+        self.was_patient = matches!(waited, Waited::Patiently(_));
+        match waited {
+            Waited::Patiently(time) => self.judge_patience(now, prompt, time),
+            Waited::InVain => self.fell_short(prompt),
+            Waited::No if prompt >= self.reach => {
+                self.filled += 1;
+                if self.filled >= self.patience {
+                    self.filled = 0;
+                    self.reach = (self.reach + 1).max(prompt).min(self.cap);
+                }
             }
+            Waited::No => {}
         }
         let elapsed = now.saturating_sub(self.counted_at).as_secs_f64();
         let memory = MEMORY.as_secs_f64();
-        self.count *= memory / (memory + elapsed);
+        self.count = (self.count + count(prompt)) * memory / (memory + elapsed);
         self.counted_at = now;
-        let since = now.saturating_sub(MEMORY);
-        self.senders = self.seen.iter().filter(|seen| **seen > since && !seen.is_zero()).count();
+        self.senders = senders;
+    }
+
+    fn judge_patience(&mut self, now: Duration, prompt: usize, time: Duration) {
+        let (enough, part, keep) = HOPE;
+        let most = count(self.options.enough.saturating_sub(1));
+        self.hoped = self.hoped * keep + (self.rate(now) * time.as_secs_f64()).min(most);
+        self.brought = self.brought * keep + count(prompt.saturating_sub(1));
+        if self.hoped >= enough && self.brought < self.hoped * part {
+            (self.hoped, self.brought, self.impatient_until) = (0.0, 0.0, now + IMPATIENT);
+        }
     }
 
     fn fell_short(&mut self, prompt: usize) {
@@ -163,13 +239,10 @@ impl Gather {
 
     /// `grew`: something came since the last decision.
     pub(crate) fn decide(&self, now: Duration, queued: &Queued, grew: bool) -> Decision {
-        let Some(first) = queued.first_prompt else {
-            let Some(first) = queued.first_lazy else { return Decision::Wait { time: None, wake_at: 0 } };
-            return match (first + self.options.lazy_delay).checked_sub(now).filter(|left| !left.is_zero()) {
-                Some(left) if queued.lazy < self.cap => Decision::Wait { time: Some(left), wake_at: 1 },
-                _ => Decision::Take,
-            };
-        };
+        let Some(first) = queued.first_prompt else { return self.without_prompt(now, queued) };
+        if let Some(decision) = self.patiently(now, queued, first) {
+            return decision;
+        }
         let expected = self.rate(now) * self.options.max_delay.as_secs_f64();
         let together = self.overlapped_at.is_some_and(|at| now.saturating_sub(at) < OVERLAP_MEMORY);
         if !together
@@ -186,6 +259,62 @@ impl Gather {
         let quiet = (self.options.max_delay.mul_f64(4.0 / expected)).max(QUIET_MIN);
         Decision::Wait { time: Some(left.min(quiet)), wake_at: target }
     }
+
+    /// Nobody waits for an answer. After a group that was waited for with patience the next is expected to be such a one.
+    fn without_prompt(&self, now: Duration, queued: &Queued) -> Decision {
+        let (time, wake_at) = match queued.first_lazy {
+            None => (None, 0),
+            Some(first) => {
+                let left = (first + self.options.lazy_delay).saturating_sub(now);
+                if left.is_zero() || queued.lazy >= self.cap {
+                    return Decision::Take;
+                }
+                (Some(left), 1)
+            }
+        };
+        let patience = self.was_patient.then(|| self.patience(now, queued)).flatten();
+        match patience.and_then(|rate| self.rest(rate, self.enough())) {
+            None => Decision::Wait { time, wake_at },
+            rest => Decision::Patience { time, wake_at, rest },
+        }
+    }
+
+    fn enough(&self) -> usize {
+        self.options.enough.min(self.cap)
+    }
+
+    /// The rate of commits, if their senders come rarely, and are many.
+    fn patience(&self, now: Duration, queued: &Queued) -> Option<f64> {
+        let rate = self.rate(now);
+        let expected = (rate * (self.options.max_delay * PATIENCE).as_secs_f64()).min(count(self.enough()));
+        let patient = !queued.hurried
+            && now >= self.impatient_until
+            && expected >= PATIENT_EXPECTED
+            && count(self.senders) >= PATIENT_SENDERS * expected;
+        patient.then_some(rate)
+    }
+
+    /// While so many come; it pays if it brings several.
+    fn rest(&self, rate: f64, missing: usize) -> Option<Duration> {
+        let pays = rate * Rest::LONGEST.as_secs_f64() >= REST_BRINGS;
+        pays.then(|| Duration::from_secs_f64(REST_PART * count(missing) / rate))
+    }
+
+    fn patiently(&self, now: Duration, queued: &Queued, first: Duration) -> Option<Decision> {
+        let rate = self.patience(now, queued)?;
+        let left = (first + self.options.max_delay * PATIENCE).saturating_sub(now);
+        let missing = self.enough().saturating_sub(queued.prompt);
+        if missing == 0 || left.is_zero() {
+            return Some(Decision::Take);
+        }
+        let rest = self.rest(rate, missing).map(|rest| rest.min(left));
+        Some(Decision::Patience { time: Some(left), wake_at: self.enough(), rest })
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "counts of commits in one group")]
+fn count(commits: usize) -> f64 {
+    commits as f64
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count, positive, saturating")]
@@ -201,221 +330,4 @@ pub(crate) fn is_lazy(commit: &Commit) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use bytes::Bytes;
-    use eventmesh_edge_core::event::{Event, Qos, Timestamp, Via};
-    use eventmesh_edge_core::ports::store::{Consumer, StreamId, UplinkId};
-    use eventmesh_edge_core::ports::store::{CursorChange, NewEvent};
-
-    fn ms(ms: u64) -> Duration {
-        Duration::from_millis(ms)
-    }
-
-    fn us(us: u64) -> Duration {
-        Duration::from_micros(us)
-    }
-
-    fn commit(sender: u64) -> Commit {
-        let event = Event {
-            via: Via::Mqtt5,
-            qos: Qos::AtLeastOnce,
-            retain: false,
-            source: format!("mqtt://n/{sender}").into(),
-            id: None,
-            time: None,
-            received: Timestamp(0),
-            expires: None,
-            topic: "t".into(),
-            payload: Bytes::new(),
-            properties: None,
-        };
-        Commit { events: vec![NewEvent { stream: None, event, mailboxes: Vec::new() }], ..Commit::default() }
-    }
-
-    /// Feeds `per_second` commits of `sources` sources for a second, taken every millisecond; returns it and the time.
-    fn fed(sources: u64, per_second: u64) -> (Gather, Duration) {
-        let mut gather = Gather::new(GatherOptions::default(), 1024);
-        let mut sent = 0;
-        for tick in 1..=1000u64 {
-            let now = ms(1000 + tick);
-            let mut prompt = 0;
-            while sent * 1000 < tick * per_second {
-                gather.took(now, &commit(sent % sources));
-                (sent, prompt) = (sent + 1, prompt + 1);
-            }
-            gather.took_all(now, prompt, false);
-        }
-        (gather, ms(2000))
-    }
-
-    /// A run of groups in virtual time: `senders` that wait for their answer and `think` before the next commit, each of
-    /// `sources` sources, with a sync of `sync`. Returns commits, groups, and the longest wait of a commit for its group.
-    fn run(senders: usize, sources: u64, think: Duration, sync: Duration) -> (u64, u64, Duration) {
-        let mut gather = Gather::new(GatherOptions::default(), 1024);
-        let mut arrivals: Vec<Duration> =
-            (0..senders).map(|n| ms(1) + think.mul_f64(n as f64 / senders as f64)).collect();
-        let mut dice = 1u64;
-        let mut spread = || {
-            dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            0.5 + (dice >> 40) as f64 / (1u64 << 24) as f64
-        };
-        let (mut now, mut commits, mut groups, mut longest) = (ms(1), 0, 0, Duration::ZERO);
-        while now < ms(2000) {
-            let mut seen = 0;
-            let (taken, silent) = loop {
-                let here: Vec<usize> = (0..senders).filter(|n| arrivals[*n] <= now).collect();
-                let first_prompt = here.iter().map(|n| arrivals[*n]).min();
-                let queued = Queued { prompt: here.len(), first_prompt, ..Queued::default() };
-                let silent = seen > 0 && here.len() == seen;
-                let next = arrivals.iter().copied().filter(|at| *at > now).min();
-                match gather.decide(now, &queued, !silent) {
-                    Decision::Take => break (here, silent),
-                    Decision::Wait { time: None, .. } => now = next.unwrap(),
-                    Decision::Wait { time: Some(time), wake_at } => {
-                        let mut coming: Vec<Duration> = arrivals.clone();
-                        coming.sort();
-                        let woken = coming.get(wake_at - 1).copied().unwrap_or(now + time);
-                        seen = here.len();
-                        now = woken.clamp(now, now + time);
-                    }
-                }
-            };
-            for n in &taken {
-                longest = longest.max(now - arrivals[*n]);
-                gather.took(now, &commit((commits + *n as u64) % sources));
-            }
-            gather.took_all(now, taken.len(), silent);
-            commits += taken.len() as u64;
-            groups += 1;
-            now += sync;
-            if arrivals.iter().enumerate().any(|(n, at)| !taken.contains(&n) && *at <= now) {
-                gather.overlapped(now);
-            }
-            for n in taken {
-                arrivals[n] = now + think.mul_f64(spread());
-            }
-        }
-        (commits, groups, longest)
-    }
-
-    #[test]
-    fn one_connection_that_carries_many_sources_and_waits_for_each_answer_is_not_delayed() {
-        let (commits, groups, longest) = run(1, 50, us(20), us(100));
-        assert_eq!((commits, longest), (groups, Duration::ZERO));
-        assert!(commits > 15_000, "{commits}");
-    }
-
-    #[test]
-    fn two_connections_that_carry_many_sources_lose_little() {
-        let (commits, _, _) = run(2, 50, us(20), us(100));
-        assert!(commits > 15_000, "{commits}");
-    }
-
-    #[test]
-    fn fifty_senders_that_wait_for_their_answers_form_large_groups_without_losing_pace() {
-        let (commits, groups, _) = run(50, 50, us(200), us(300));
-        assert!(commits / groups >= 20, "{commits} in {groups}");
-        assert!(commits > 100_000, "{commits}");
-    }
-
-    #[test]
-    fn two_thousand_per_second_of_fifty_senders_take_at_most_a_quarter_of_the_syncs() {
-        let (commits, groups, longest) = run(50, 50, ms(25), us(200));
-        assert!((3500..4200).contains(&commits), "{commits}");
-        assert!(commits / groups >= 4, "{commits} in {groups}");
-        assert!(longest <= ms(6), "{longest:?}");
-    }
-
-    #[test]
-    fn two_hundred_per_second_of_fifty_senders_are_not_delayed() {
-        let (commits, _, longest) = run(50, 50, ms(250), us(200));
-        assert!(commits > 300, "{commits}");
-        assert!(longest <= us(400), "only by the sync before: {longest:?}");
-    }
-
-    fn one(now: Duration) -> Queued {
-        Queued { prompt: 1, first_prompt: Some(now), ..Queued::default() }
-    }
-
-    #[test]
-    fn a_lone_sender_is_never_delayed() {
-        for per_second in [1, 200, 2000, 50_000] {
-            let (gather, now) = fed(1, per_second);
-            assert_eq!(gather.decide(now, &one(now), true), Decision::Take, "{per_second}/s");
-        }
-    }
-
-    #[test]
-    fn a_trickle_is_never_delayed() {
-        let (gather, now) = fed(50, 200);
-        assert_eq!(gather.decide(now, &one(now), true), Decision::Take);
-    }
-
-    #[test]
-    fn many_sources_whose_commits_never_meet_are_one_sender() {
-        let mut gather = Gather::new(GatherOptions::default(), 1024);
-        for n in 0..5000u64 {
-            let now = ms(1000) + us(200 * n);
-            gather.took(now, &commit(n % 50));
-            gather.took_all(now, 1, false);
-            assert_eq!(gather.decide(now, &one(now), true), Decision::Take);
-        }
-    }
-
-    #[test]
-    fn the_first_commit_after_a_pause_is_not_delayed() {
-        let (gather, now) = fed(50, 2000);
-        let later = now + ms(2000);
-        assert_eq!(gather.decide(later, &one(later), true), Decision::Take);
-    }
-
-    #[test]
-    fn several_senders_gather_up_to_the_delay_the_target_or_a_silence() {
-        let (gather, now) = fed(50, 2000);
-        let Decision::Wait { time, wake_at } = gather.decide(now, &one(now), true) else {
-            panic!("should gather")
-        };
-        assert!((2..=11).contains(&wake_at), "at most the ten that come in 5 ms: {wake_at}");
-        assert!(time.unwrap() <= ms(3), "four intervals of half a millisecond: {time:?}");
-        let enough = Queued { prompt: wake_at, ..one(now) };
-        assert_eq!(gather.decide(now, &enough, true), Decision::Take);
-        assert_eq!(gather.decide(now + ms(5), &one(now), true), Decision::Take, "5 ms are over");
-        assert_eq!(gather.decide(now + ms(2), &one(now), false), Decision::Take, "silence");
-    }
-
-    #[test]
-    fn no_more_is_waited_for_than_senders_are_there() {
-        let (gather, now) = fed(6, 20_000);
-        let Decision::Wait { wake_at, time } = gather.decide(now, &one(now), true) else {
-            panic!("should gather")
-        };
-        assert!((5..=6).contains(&wake_at), "{wake_at}");
-        assert!(time.unwrap() <= us(220), "{time:?}");
-    }
-
-    #[test]
-    fn what_nobody_waits_for_rides_along_or_goes_after_a_while() {
-        let (gather, now) = fed(1, 1);
-        let lazy = Queued { lazy: 1, first_lazy: Some(now), ..Queued::default() };
-        assert_eq!(gather.decide(now, &lazy, true), Decision::Wait { time: Some(ms(20)), wake_at: 1 });
-        assert_eq!(gather.decide(now + ms(20), &lazy, false), Decision::Take);
-        let with_prompt = Queued { prompt: 1, first_prompt: Some(now), ..lazy };
-        assert_eq!(gather.decide(now, &with_prompt, true), Decision::Take);
-        assert_eq!(gather.decide(now, &Queued::default(), true), Decision::Wait { time: None, wake_at: 0 });
-        let full = Queued { lazy: 1024, ..lazy };
-        assert_eq!(gather.decide(now, &full, true), Decision::Take);
-    }
-
-    #[test]
-    fn cursors_are_lazy_and_state_is_not() {
-        let consumer = Consumer { stream: StreamId(0), uplink: UplinkId(0) };
-        let acked = eventmesh_edge_core::event::Position(1);
-        let cursors = Commit { cursors: vec![CursorChange { consumer, acked }], ..Commit::default() };
-        assert!(is_lazy(&cursors));
-        let session = eventmesh_edge_core::ports::store::SessionNo(1);
-        let state = vec![StateChange::MailboxClear { session }];
-        assert!(!is_lazy(&Commit { state, ..cursors }));
-        assert!(!is_lazy(&commit(1)) && !is_lazy(&Commit::default()));
-    }
-}
+mod tests;

@@ -7,10 +7,11 @@ use crate::core::Core;
 use crate::directory::{self, DirectoryLock, OpenError};
 use crate::disk::{Disk, RealDisk};
 use crate::engine::{Finished, Request};
-use crate::gather::{Decision, Gather, Queued, is_lazy};
+use crate::gather::{Decision, Gather, GatherOptions, Pace, Queued, Waited, is_lazy};
 use crate::journal::writer::Writer;
 use crate::machine::Machine;
 use crate::meta;
+use crate::rest::Rest;
 use crate::spill::SledGenerations;
 use crate::views::SledViews;
 use bytes::Bytes;
@@ -26,23 +27,64 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What the committer sleeps for.
+#[derive(Clone, Copy)]
+struct Wake {
+    /// So many prompt commits.
+    at: usize,
+    /// Or a hurried one.
+    hurried: bool,
+}
+
 /// Commits that wait for the committer.
-#[derive(Default)]
 struct Queue {
     requests: VecDeque<Request>,
     queued: Queued,
-    /// The committer sleeps until there are so many prompt commits; `None`: it is at work and looks by itself.
-    wake_at: Option<usize>,
+    pace: Pace,
+    /// `None`: it is at work and looks by itself.
+    wake: Option<Wake>,
     /// The store has something to commit itself.
     internal: bool,
     /// Made between two groups, before what waits.
     reshapes: VecDeque<AskedReshape>,
     closing: bool,
+}
+
+impl Queue {
+    fn new(gather: GatherOptions, internal: bool) -> Queue {
+        Queue {
+            requests: VecDeque::new(),
+            queued: Queued::default(),
+            pace: Pace::new(gather),
+            wake: None,
+            internal,
+            reshapes: VecDeque::new(),
+            closing: false,
+        }
+    }
+
+    /// Counts a commit in. Says whether the committer sleeps for it, and whether nobody may rest any longer: the first of a
+    /// group does not complete it.
+    fn count(&mut self, now: Duration, commit: &Commit) -> (bool, bool) {
+        let mut hurried = false;
+        if is_lazy(commit) {
+            self.queued.lazy += 1;
+            self.queued.first_lazy.get_or_insert(now);
+        } else {
+            hurried = self.pace.came(now, commit);
+            self.queued.prompt += 1;
+            self.queued.first_prompt.get_or_insert(now);
+            self.queued.hurried |= hurried;
+        }
+        let wake = self.wake.take_if(|wake| self.queued.prompt >= wake.at || hurried && wake.hurried);
+        (wake.is_some(), wake.is_some_and(|wake| wake.at > 1 || hurried))
+    }
 }
 
 type AskedReshape = (Reshape, Completion<Result<(), ReshapeError>>);
@@ -81,6 +123,7 @@ struct Shared {
     keeper: Condvar,
     watchers: Mutex<Arc<[Watcher]>>,
     closed: AtomicBool,
+    rest: Arc<Rest>,
 }
 
 /// The durable store. Ends with [`Store::close`], or when it is dropped.
@@ -136,24 +179,24 @@ impl JournalStore {
         if let Err(error) = directory::write_format(dir) {
             tracing::warn!(%error, "`format` cannot be written; `meta-*` carry the version too");
         }
-        let gather = Gather::new(options.gather, options.group_commits);
-        let store = Self::start(core, writer, gather, clock, held, dir)?;
+        let store = Self::start(core, writer, options, clock, held, dir)?;
         Ok((store, opened))
     }
 
     fn start(
         core: Core,
         writer: Writer,
-        gather: Gather,
+        options: &StoreOptions,
         clock: Arc<dyn Clock>,
         held: DirectoryLock,
         dir: &Path,
     ) -> Result<JournalStore, OpenError> {
         let internal = core.engine().has_internal();
+        let gather = Gather::new(options.gather, options.group_commits);
         let shared = Arc::new(Shared {
             core,
             clock,
-            queue: Mutex::new(Queue { internal, ..Queue::default() }),
+            queue: Mutex::new(Queue::new(options.gather, internal)),
             committer: Condvar::new(),
             jobs: Mutex::default(),
             reader: Condvar::new(),
@@ -161,6 +204,7 @@ impl JournalStore {
             keeper: Condvar::new(),
             watchers: Mutex::new(Arc::from(Vec::new())),
             closed: AtomicBool::new(false),
+            rest: Arc::default(),
         });
         let store =
             JournalStore { shared: Arc::clone(&shared), threads: Mutex::new(Vec::new()), _lock: held };
@@ -171,6 +215,12 @@ impl JournalStore {
         store.spawn("store-read", move || read_loop(&for_reads)).map_err(failed)?;
         store.spawn("store-keep", move || keep_loop(&shared)).map_err(failed)?;
         Ok(store)
+    }
+
+    /// When whoever takes events in may rest.
+    #[must_use]
+    pub fn rest(&self) -> Arc<Rest> {
+        Arc::clone(&self.shared.rest)
     }
 
     fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
@@ -208,15 +258,12 @@ impl Drop for JournalStore {
 
 fn commit_loop(shared: &Shared, mut writer: Writer, mut gather: Gather) {
     loop {
-        let Taken { mut requests, reshapes, prompt, silent, closing } = next_requests(shared, &gather);
+        let Taken { mut requests, reshapes, prompt, waited, senders, closing } =
+            next_requests(shared, &gather);
         for (change, done) in reshapes {
             done(shared.core.reshape(&mut writer, &change, &mut |finished| deliver(shared, finished)));
         }
-        let now = shared.clock.monotonic();
-        for request in &requests {
-            gather.took(now, &request.commit);
-        }
-        gather.took_all(now, prompt, silent);
+        gather.took(shared.clock.monotonic(), prompt, waited, senders);
         commit_all(shared, &mut writer, &mut gather, &mut requests);
         if closing {
             shared.core.end_cleanly(&mut writer);
@@ -246,8 +293,8 @@ struct Taken {
     requests: VecDeque<Request>,
     reshapes: VecDeque<AskedReshape>,
     prompt: usize,
-    /// It waited for more, and nothing came.
-    silent: bool,
+    waited: Waited,
+    senders: usize,
     /// There will be no other.
     closing: bool,
 }
@@ -256,31 +303,49 @@ struct Taken {
 fn next_requests(shared: &Shared, gather: &Gather) -> Taken {
     let mut queue = lock(&shared.queue);
     let mut grew = true;
-    loop {
-        if queue.closing || queue.internal || !queue.reshapes.is_empty() {
-            break;
-        }
+    let mut patient_since = None;
+    let now = loop {
         let now = shared.clock.monotonic();
-        let Decision::Wait { time, wake_at } = gather.decide(now, &queue.queued, grew) else { break };
+        if queue.closing || queue.internal || !queue.reshapes.is_empty() {
+            break now;
+        }
+        let (time, wake) = match gather.decide(now, &queue.queued, grew) {
+            Decision::Take => break now,
+            Decision::Wait { time, wake_at } => (time, Wake { at: wake_at, hurried: false }),
+            Decision::Patience { time, wake_at, rest } => {
+                if queue.queued.prompt > 0 {
+                    patient_since.get_or_insert(now);
+                }
+                if let Some(rest) = rest {
+                    shared.rest.advise(rest);
+                }
+                (time, Wake { at: wake_at, hurried: true })
+            }
+        };
         let before = queue.queued.prompt;
-        queue.wake_at = Some(wake_at);
+        queue.wake = Some(wake);
         queue = match time {
             None => shared.committer.wait(queue).unwrap_or_else(PoisonError::into_inner),
             Some(time) => {
                 shared.committer.wait_timeout(queue, time).unwrap_or_else(PoisonError::into_inner).0
             }
         };
-        queue.wake_at = None;
+        queue.wake = None;
         grew = before == 0 || queue.queued.prompt > before;
-    }
-    let prompt = queue.queued.prompt;
-    queue.queued = Queued::default();
+    };
+    shared.rest.end();
+    let queued = std::mem::take(&mut queue.queued);
     queue.internal = false;
     Taken {
         requests: std::mem::take(&mut queue.requests),
         reshapes: std::mem::take(&mut queue.reshapes),
-        prompt,
-        silent: !grew,
+        prompt: queued.prompt,
+        waited: match patient_since {
+            Some(since) => Waited::Patiently(now.saturating_sub(since)),
+            None if !grew => Waited::InVain,
+            None => Waited::No,
+        },
+        senders: queue.pace.senders(now),
         closing: queue.closing,
     }
 }
@@ -370,26 +435,18 @@ fn wake_committer(shared: &Shared) {
 
 impl Store for JournalStore {
     fn submit(&self, commit: Commit, done: Completion<Result<Committed, CommitError>>) {
-        let lazy = is_lazy(&commit);
+        let now = self.shared.clock.monotonic();
         let mut queue = lock(&self.shared.queue);
         if queue.closing {
             drop(queue);
             return done(Err(CommitError::Closed));
         }
-        let now = || self.shared.clock.monotonic();
-        if lazy {
-            queue.queued.lazy += 1;
-            queue.queued.first_lazy = queue.queued.first_lazy.or_else(|| Some(now()));
-        } else {
-            queue.queued.prompt += 1;
-            queue.queued.first_prompt = queue.queued.first_prompt.or_else(|| Some(now()));
-        }
+        let (wake, ends_rest) = queue.count(now, &commit);
         queue.requests.push_back(Request { commit, done });
-        let wake = queue.wake_at.is_some_and(|at| queue.queued.prompt >= at);
-        if wake {
-            queue.wake_at = None;
-        }
         drop(queue);
+        if ends_rest {
+            self.shared.rest.end();
+        }
         if wake {
             self.shared.committer.notify_one();
         }

@@ -8,6 +8,7 @@ mod listeners;
 mod live;
 mod node;
 mod observe;
+mod rest;
 mod signals;
 mod stage;
 mod store;
@@ -68,6 +69,7 @@ fn announce(args: &cli::Run, config: &Config) {
 fn runtime() -> std::io::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .on_thread_park(rest::before_park)
         .thread_name("edge-blocking")
         .max_blocking_threads(4)
         .thread_stack_size(512 << 10)

@@ -28,6 +28,7 @@ pub(super) fn open(config: &Config, clock: &Arc<dyn Clock>) -> Result<Store, Ope
     let (store, opened) = JournalStore::open(dir, config.store_spec(), &options, Arc::clone(clock))?;
     report(&opened);
     let journal = Arc::new(store);
+    super::rest::as_long_as_it_gathers(&journal);
     Ok(Store {
         port: Arc::clone(&journal) as Arc<dyn StorePort>,
         journal,
