@@ -4,7 +4,7 @@ use crate::plan::Weather;
 use eventmesh_edge_contract::Rng;
 use eventmesh_edge_core::event::{Position, StoredEvent};
 use eventmesh_edge_core::ports::store::{Class, StreamId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,6 +66,8 @@ pub struct Upstream {
     pub arrives_after: Duration,
     /// See `arrives_after`.
     pub answers_after: Duration,
+    /// Refused for good: an ordered one does so again if its answer was lost, since it has taken others behind.
+    pub rejected: BTreeSet<EventKey>,
     sendings: u64,
 }
 
@@ -90,8 +92,13 @@ impl Upstream {
     /// As a start of the node finds it: not connected, numbers go on.
     #[must_use]
     pub fn after(earlier: Option<&Upstream>) -> Upstream {
-        let (connection, sendings) = earlier.map_or((0, 0), |e| (e.connection + 1, e.sendings));
-        Upstream { connection, sendings, ..Upstream::default() }
+        let Some(earlier) = earlier else { return Upstream::default() };
+        Upstream {
+            connection: earlier.connection + 1,
+            sendings: earlier.sendings,
+            rejected: earlier.rejected.clone(),
+            ..Upstream::default()
+        }
     }
 
     /// Takes an event on its way.

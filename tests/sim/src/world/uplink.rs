@@ -199,7 +199,9 @@ impl World<'_> {
             return Ok(());
         }
         let key = (sending.stream, sending.event.position);
-        match fate(&self.sides[idx].weather, sending.event.position.counter(), &mut self.rng) {
+        let rejects = self.is_ordered(idx) && upstream.rejected.contains(&key);
+        let fate = fate(&self.sides[idx].weather, sending.event.position.counter(), &mut self.rng);
+        match if rejects { Fate::Refused(Class::Reject) } else { fate } {
             Fate::Taken { twice } => {
                 self.receive(idx, sending)?;
                 self.answers(idx, key, Verdict::Acked);
@@ -211,6 +213,9 @@ impl World<'_> {
             Fate::Refused(class) => {
                 let ends = self.is_ordered(idx) && class != Class::Reject;
                 self.sides[idx].upstream.ends = ends;
+                if class == Class::Reject {
+                    self.sides[idx].upstream.rejected.insert(key);
+                }
                 let class = if ends { Class::Fatal } else { class };
                 let refusal = Refusal { position: key.1, life: sending.life };
                 self.history
