@@ -34,10 +34,27 @@ pub enum Mark {
     Ledger(Vec<(u16, u16, u8, u64)>),
     /// Entries that the store gave out to be handed on; final from then on.
     Entries(Vec<ToldEntry>),
+    /// A process is about to open the store with these readers of the stream `changing`.
+    Start(Shape),
+    /// The open store is about to be asked for others.
+    Change(Shape),
+    /// And has become what it was asked for.
+    Changed,
     /// The store was closed in order.
     Closed,
     /// So far a program of format 1 was at work, whose losses nobody handed on: they are in totals only.
     Older,
+}
+
+/// Who reads the stream `changing`, and what becomes of those who do not any more.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shape {
+    /// Uplinks. Each number is given to one reader only, so that what is said of it is said of one time.
+    pub readers: Vec<u16>,
+    /// They get what waits for them.
+    pub drain: Vec<u16>,
+    /// They are given up.
+    pub drop: Vec<u16>,
 }
 
 /// An entry of the ledger in words.

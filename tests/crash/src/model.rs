@@ -1,6 +1,6 @@
 //! What must be in an image, from the markers before the cut.
 
-use crate::marks::{Mark, Planned, PlannedChange, PlannedEvent, Refusal, ToldEntry};
+use crate::marks::{Mark, Planned, PlannedChange, PlannedEvent, Refusal, Shape, ToldEntry};
 use crate::trace::Moment;
 use crate::workload::{MAILBOX_MAX, NUMBERS_PER_LIFE};
 use eventmesh_edge_core::event::Position;
@@ -15,6 +15,8 @@ pub struct Handed {
     pub answered: bool,
     /// The answer was that it is not stored.
     pub refused: bool,
+    /// How many shapes had been asked for: those who read then are to get its events.
+    pub shapes: usize,
     /// Its positions: as answered, else those that come next. Somebody may know them from reading.
     pub positions: Vec<u64>,
 }
@@ -34,6 +36,17 @@ impl Handed {
     pub fn life(&self) -> u64 {
         self.planned.number / NUMBERS_PER_LIFE
     }
+}
+
+/// A set of readers that was asked for.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Which.
+    pub shape: Shape,
+    /// By a start; else of the open store.
+    pub by_start: bool,
+    /// It has been so.
+    pub made: bool,
 }
 
 /// The figures of a ledger: stream, uplink and reason to events.
@@ -60,6 +73,8 @@ pub struct Said {
     pub entries: BTreeMap<u64, ToldEntry>,
     /// Totals have losses of which no entries were made.
     pub older: bool,
+    /// Who was to read the stream `changing`, in order.
+    pub shapes: Vec<Asked>,
     /// True if the last word was that of an orderly end, and nothing began after it.
     pub closed: bool,
 }
@@ -88,7 +103,13 @@ impl Said {
         self.marks.push(mark.clone());
         self.closed = *mark == Mark::Closed;
         match mark {
+            Mark::Start(shape) | Mark::Change(shape) => {
+                let by_start = matches!(mark, Mark::Start(_));
+                self.shapes.push(Asked { shape: shape.clone(), by_start, made: false });
+            }
+            Mark::Changed => self.shape_made(),
             Mark::Opened { epoch, log, life } => {
+                self.shape_made();
                 self.life = u64::from(*life);
                 self.next_position = Position::first_of(*epoch).0;
                 self.epoch = self.epoch.max(*epoch);
@@ -102,6 +123,7 @@ impl Said {
                     planned: planned.clone(),
                     answered: false,
                     refused: false,
+                    shapes: self.shapes.len(),
                 });
             }
             Mark::Answer { number, outcome } => self.answer(*number, outcome),
@@ -122,6 +144,20 @@ impl Said {
 }
 
 impl Said {
+    fn shape_made(&mut self) {
+        if let Some(asked) = self.shapes.last_mut() {
+            asked.made = true;
+        }
+    }
+
+    /// What a start after the cut is configured with: what was asked for last. `None`: there is no stream `changing` yet.
+    #[must_use]
+    pub fn configured(&self) -> Option<Configured> {
+        let readers = self.shapes.last()?.shape.readers.clone();
+        let known = self.shapes.iter().flat_map(|asked| &asked.shape.readers).copied().max();
+        Some(Configured { readers, known })
+    }
+
     fn answer(&mut self, number: u64, outcome: &Result<Vec<u64>, Refusal>) {
         let Some(at) = self.commits.iter().rposition(|c| c.planned.number == number) else { return };
         let Some(found) = self.commits.get_mut(at) else { return };
@@ -139,6 +175,15 @@ impl Said {
     }
 }
 
+/// The stream `changing` as a store is to have it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Configured {
+    /// Who reads it.
+    pub readers: Vec<u16>,
+    /// The highest number that ever read it.
+    pub known: Option<u16>,
+}
+
 /// An event that must be known.
 #[derive(Clone, Debug)]
 pub struct Known {
@@ -150,6 +195,8 @@ pub struct Known {
     pub of_source: u64,
     /// Its number among those of its source in its stream.
     pub of_stream: u64,
+    /// How many shapes had been asked for.
+    pub shapes: usize,
 }
 
 /// What a key must have.
@@ -225,7 +272,7 @@ impl Expected {
     fn commit(&mut self, commit: &Handed) {
         for (index, planned) in commit.planned.events.iter().enumerate() {
             let position = commit.positions.get(index).copied();
-            self.event(planned, position);
+            self.event(planned, position, commit.shapes);
         }
         for change in &commit.planned.state {
             self.change(change, &commit.planned);
@@ -235,7 +282,7 @@ impl Expected {
         self.forgotten = self.forgotten.max(forgets(&commit.planned));
     }
 
-    fn event(&mut self, planned: &PlannedEvent, position: Option<u64>) {
+    fn event(&mut self, planned: &PlannedEvent, position: Option<u64>, shapes: usize) {
         let of_source = self.sources.entry(planned.source).or_default();
         *of_source += 1;
         let of_source = *of_source;
@@ -246,7 +293,7 @@ impl Expected {
             of_stream = *count;
             self.streams.entry(stream).or_default().push(planned.tag);
         }
-        let known = Known { planned: planned.clone(), position, of_source, of_stream };
+        let known = Known { planned: planned.clone(), position, of_source, of_stream, shapes };
         self.events.insert(planned.tag, known);
         for (session, options) in &planned.mailboxes {
             let mailbox = self.mailboxes.entry(*session).or_default();

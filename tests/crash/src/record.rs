@@ -1,5 +1,6 @@
 //! Records a workload: each life under strace, its file operations and markers in one trace.
 
+use crate::marks::Mark;
 use crate::model::Said;
 use crate::parse::{CALLS, ParseError, Parser};
 use crate::sweep::{Cut, Plan, image};
@@ -123,6 +124,10 @@ fn record_after_once(
     let marks = scratch.path().join("marks");
     let (image, said) = image(trace, plan, cut, end);
     image.write(&data)?;
+    // The next life goes on with the newest configuration.
+    let shapes = said.marks.iter().filter(|mark| matches!(mark, Mark::Start(_) | Mark::Change(_)));
+    let lines = shapes.map(serde_json::to_string).collect::<Result<Vec<_>, _>>().map_err(io::Error::other)?;
+    std::fs::write(&marks, lines.into_iter().map(|line| line + "\n").collect::<String>())?;
     let life = next_life(&said);
     let (mut parser, before) = match end {
         End::Kill => (Parser::resume(&data, &marks, trace, cut.after), trace.before.clone()),

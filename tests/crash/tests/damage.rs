@@ -15,7 +15,7 @@ use std::sync::mpsc::channel;
 
 /// Everything of a stream that its second uplink still waits for.
 fn waiting(dir: &Path) -> (BTreeSet<Position>, u64) {
-    let (store, _) = open(dir).unwrap_or_else(|error| panic!("does not start: {error}"));
+    let (store, _) = open(dir, None).unwrap_or_else(|error| panic!("does not start: {error}"));
     let second = consumer((KEPT, 1));
     let mut found = BTreeSet::new();
     let mut after = store.backlog(second).acked;
@@ -33,7 +33,7 @@ fn waiting(dir: &Path) -> (BTreeSet<Position>, u64) {
     store.close();
     drop(store);
     // What a read meets is counted in a commit of its own.
-    let (store, _) = open(dir).unwrap_or_else(|error| panic!("does not start again: {error}"));
+    let (store, _) = open(dir, None).unwrap_or_else(|error| panic!("does not start again: {error}"));
     let damaged = store
         .ledger()
         .into_iter()

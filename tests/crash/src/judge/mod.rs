@@ -1,9 +1,14 @@
 //! Opens an image with the real store and holds it to the promises, one function per promise.
 
+mod changing;
+
+use self::changing::p2_every_reader_got_it_or_it_is_counted;
 use crate::cost::{Cost, bound, measured};
 use crate::marks::{LOSS_BYTES, NOBODY, PlannedEvent, ToldEntry, tag_of};
 use crate::model::{Expected, Handed, Known, Losses, Said, Value};
-use crate::workload::{CONSUMERS, KEPT, NEWEST, NUMBERS_PER_LIFE, SCARCE, WAITING, consumer, open};
+use crate::workload::{
+    CHANGING, CONSUMERS, KEPT, NEWEST, NUMBERS_PER_LIFE, SCARCE, WAITING, consumer, open, readers_of,
+};
 use bytes::Bytes;
 use eventmesh_edge_core::event::{Position, StoredEvent, record};
 use eventmesh_edge_core::ports::store::{
@@ -66,7 +71,7 @@ struct Found {
 /// # Errors
 /// The first promise that is broken.
 pub fn judge(dir: &Path, case: &Case<'_>) -> Verdict {
-    let mut found = look(dir)?;
+    let mut found = look(dir, case.said)?;
     let (durable, maybe) = p1_everything_answered_is_in_the_log(&found, case.said)?;
     let mut expected = Expected::after(&durable, &maybe);
     check(&found, &expected, case)?;
@@ -88,12 +93,13 @@ fn check(found: &Found, expected: &Expected, case: &Case<'_>) -> Verdict {
     p1_mailboxes_are_there(found, expected)?;
     p2_cursors_are_neither_behind_nor_ahead(found, expected)?;
     p2_the_ledger_agrees(found, expected, case.said)?;
+    p2_every_reader_got_it_or_it_is_counted(found, expected, case.said)?;
     p3_identity_is_unchanged(found, expected, case.said)
 }
 
 /// A second start: it finds what the first one left.
 fn again(dir: &Path, expected: &mut Expected, probe: Probe, case: &Case<'_>) -> Verdict {
-    let found = look(dir)?;
+    let found = look(dir, case.said)?;
     if !found.opened.clean {
         return Err(broken("P6", "closed in order, and not clean at the next start"));
     }
@@ -101,6 +107,7 @@ fn again(dir: &Path, expected: &mut Expected, probe: Probe, case: &Case<'_>) -> 
         p6_nothing_is_taken_for_damage(&found, case)?;
     }
     p2_the_ledger_agrees(&found, expected, case.said)?;
+    p2_every_reader_got_it_or_it_is_counted(&found, expected, case.said)?;
     expected.add_probe(probe);
     p1_events_are_there_by_content(&found, expected)?;
     p1_state_is_there(&found, expected)?;
@@ -109,11 +116,13 @@ fn again(dir: &Path, expected: &mut Expected, probe: Probe, case: &Case<'_>) -> 
     Ok(())
 }
 
-fn look(dir: &Path) -> Result<Found, Broken> {
+fn look(dir: &Path, said: &Said) -> Result<Found, Broken> {
     let allowed = bound(dir);
-    let (outcome, cost) = measured(|| open(dir));
+    let configured = said.configured();
+    let (outcome, cost) = measured(|| open(dir, configured.as_ref()));
     let (store, opened) = outcome.map_err(|error| broken("P6", format!("does not start: {error}")))?;
-    let streams = read_all(&store)?;
+    let consumers = CONSUMERS.into_iter().chain(configured.iter().flat_map(readers_of));
+    let streams = read_all(&store, consumers)?;
     let mut mailboxes = BTreeMap::new();
     for session in 1..=4 {
         mailboxes.insert(session, read_mailbox(&store, session)?);
@@ -148,12 +157,15 @@ struct Reading {
 
 /// Everything that waits for each consumer. All go side by side: few generations are open at a time, and each opening costs
 /// more than all that is read from it.
-fn read_all(store: &JournalStore) -> Result<BTreeMap<(u16, u16), Vec<StoredEvent>>, Broken> {
+fn read_all(
+    store: &JournalStore,
+    consumers: impl Iterator<Item = (u16, u16)>,
+) -> Result<BTreeMap<(u16, u16), Vec<StoredEvent>>, Broken> {
     let begin = |at| {
         let told = store.backlog(consumer(at));
         Reading { at, after: told.acked, told, all: Vec::new(), at_end: false }
     };
-    let mut readings: Vec<Reading> = CONSUMERS.into_iter().map(begin).collect();
+    let mut readings: Vec<Reading> = consumers.map(begin).collect();
     while readings.iter().any(|reading| !reading.at_end) {
         for reading in readings.iter_mut().filter(|reading| !reading.at_end) {
             reading.step(store)?;
@@ -261,10 +273,14 @@ fn p1_events_are_there_by_content(found: &Found, expected: &Expected) -> Verdict
         let empty = Vec::new();
         let all = expected.streams.get(&at.0).unwrap_or(&empty);
         let tags: Vec<Option<u64>> = events.iter().map(|e| tag_of(&e.event.payload)).collect();
+        if at.0 == CHANGING {
+            // Who takes the place of others finds what is there: what nobody needed any more is missing in between.
+            p1_tags_are_in_order(*at, &tags, all)?;
+        }
         let Some(from) = all.len().checked_sub(tags.len()) else {
             return Err(broken("P1", format!("{at:?}: {} events, only {} were made", tags.len(), all.len())));
         };
-        for (tag, wanted) in tags.iter().zip(all.iter().skip(from)) {
+        for (tag, wanted) in tags.iter().zip(all.iter().skip(from)).filter(|_| at.0 != CHANGING) {
             if *tag != Some(*wanted) {
                 return Err(broken("P1", format!("{at:?}: event {tag:?} where {wanted} must be")));
             }
@@ -275,6 +291,14 @@ fn p1_events_are_there_by_content(found: &Found, expected: &Expected) -> Verdict
         }
     }
     Ok(())
+}
+
+fn p1_tags_are_in_order(at: (u16, u16), tags: &[Option<u64>], all: &[u64]) -> Verdict {
+    let mut rest = all.iter();
+    match tags.iter().find(|tag| !rest.any(|made| Some(*made) == **tag)) {
+        Some(tag) => Err(broken("P1", format!("{at:?}: event {tag:?} out of its place, or twice"))),
+        None => Ok(()),
+    }
 }
 
 fn same(event: &StoredEvent, known: &Known) -> Verdict {
@@ -374,7 +398,7 @@ fn lost(found: &Found, at: (u16, u16)) -> u64 {
 /// P2: a cursor is where an answered commit put it, and not beyond what was ever submitted, save for what the ledger
 /// counts.
 fn p2_cursors_are_neither_behind_nor_ahead(found: &Found, expected: &Expected) -> Verdict {
-    for (at, events) in &found.streams {
+    for (at, events) in found.streams.iter().filter(|(at, _)| at.0 != CHANGING) {
         let told = found.store.backlog(consumer(*at)).acked.0;
         let must = expected.cursors.get(at).copied().unwrap_or(0);
         let may = expected.cursors_may.get(at).copied().unwrap_or(0);
@@ -424,9 +448,14 @@ fn p2_the_ledger_agrees(found: &Found, expected: &Expected, said: &Said) -> Verd
             return Err(broken("P2", why));
         }
     }
-    // The store itself gives up only for these two reasons, where nothing is damaged.
+    // The store itself gives up only for these two reasons, where nothing is damaged and everybody stays.
     let own = [LossReason::QueueFull as u8, LossReason::Expired as u8];
-    let is_known = |line: &(u16, u16, u8)| own.contains(&line.2) || expected.losses_may.contains_key(line);
+    let removed = LossReason::StreamRemoved as u8;
+    let is_known = |line: &(u16, u16, u8)| {
+        own.contains(&line.2)
+            || (line.0, line.2) == (CHANGING, removed)
+            || expected.losses_may.contains_key(line)
+    };
     match found.losses.iter().find(|(line, _)| !is_known(line)) {
         Some((line, events)) => Err(broken("P2", format!("ledger line {line:?}: {events}"))),
         None if expected.events.is_empty() && !found.losses.is_empty() => {
@@ -593,6 +622,7 @@ impl Expected {
         let tag = probe.planned.tag;
         self.streams.entry(KEPT).or_default().push(tag);
         let position = Some(probe.position);
-        self.events.insert(tag, Known { planned: probe.planned, position, of_source: 1, of_stream: 1 });
+        let known = Known { planned: probe.planned, position, of_source: 1, of_stream: 1, shapes: 0 };
+        self.events.insert(tag, known);
     }
 }
