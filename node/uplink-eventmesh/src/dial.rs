@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
 /// What the runtime may send before we have read it: for one stream, and for all together. The one that commands come down on may stand
 /// unread while they are stored; the answers to publishes need room beside it.
@@ -85,12 +86,20 @@ pub(crate) struct Dialed {
     pub(crate) methods: Methods,
 }
 
-/// Connects and sends a heartbeat: what answers it is a runtime, and not only a port that accepts. The caller sets the time limit.
-pub(crate) async fn dial(shared: &Shared, address: &Address) -> Result<Dialed, DialError> {
+impl DialError {
+    /// True if nobody took the connection.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        matches!(self, DialError::Connect(error) if error.is_unreachable())
+    }
+}
+
+/// Connects and sends a heartbeat: what answers it is a runtime, and not only a port that accepts. The caller sets the time limit,
+/// `deadline` too: TCP alone must not take longer.
+pub(crate) async fn dial(shared: &Shared, address: &Address, deadline: Instant) -> Result<Dialed, DialError> {
     let options = &shared.options;
     let methods = Methods::at(&address.to_string(), options.tls.is_some())
         .map_err(|_| DialError::Authority(address.to_string()))?;
-    let tcp = connect(address).await?;
+    let tcp = connect(address, deadline).await?;
     let stream = match &options.tls {
         None => Stream::Tcp(tcp),
         Some(tls) => {

@@ -200,6 +200,7 @@ fn a_password_is_in_the_message_and_nowhere_else() {
         credentials: Some(crate::Credentials {
             username: "u".to_owned(),
             password: Some(crate::Secret::new("hunter2")),
+            password_file: None,
         }),
         ..Options::new("plant-7", "cloud", vec![crate::Address { host: "h".to_owned(), port: 1 }])
     };

@@ -14,6 +14,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
 
 /// An uplink to an Apache EventMesh runtime.
 ///
@@ -26,7 +27,8 @@ pub struct EventMeshUplink {
     timeout: Duration,
 }
 
-type Dialing = Pin<Box<dyn Future<Output = Result<Dialed, DialFailure>> + Send>>;
+/// With what the connection is to be used with: the password may be another one by then.
+type Dialing = Pin<Box<dyn Future<Output = Result<(Arc<Shared>, Dialed), DialFailure>> + Send>>;
 
 enum State {
     Idle,
@@ -110,16 +112,20 @@ impl EventMeshUplink {
         }
     }
 
-    fn dialed(&mut self, index: usize, dialed: Result<Dialed, DialFailure>) -> UplinkEvent {
+    fn dialed(&mut self, index: usize, dialed: Result<(Arc<Shared>, Dialed), DialFailure>) -> UplinkEvent {
         let address = address(&self.shared, index);
-        let dialed = match dialed {
+        let (shared, dialed) = match dialed {
             Ok(dialed) => dialed,
             Err(DialFailure::Dial(DialError::Unavailable(words))) => {
                 let cause = Text::from(format!("{address}: {words}"));
                 return UplinkEvent::Unavailable { cause, retry_after: None };
             }
             Err(DialFailure::Dial(error)) => {
-                return UplinkEvent::Down { cause: Text::from(format!("{address}: {error}")) };
+                let cause = Text::from(format!("{address}: {error}"));
+                return match error.is_unreachable() {
+                    true => UplinkEvent::Unreachable { cause },
+                    false => UplinkEvent::Down { cause },
+                };
             }
             Err(DialFailure::Timeout(after)) => {
                 return UplinkEvent::Down {
@@ -128,6 +134,7 @@ impl EventMeshUplink {
             }
         };
         self.generation += 1;
+        self.shared = shared;
         let link = Link::new(self.shared.clone(), self.generation, dialed);
         let better = Better::after(&self.shared, index);
         self.state = State::Up(Box::new(Up { index, link, better }));
@@ -154,11 +161,33 @@ fn dialing(shared: &Arc<Shared>, index: usize, timeout: Duration) -> Dialing {
         let Some(address) = shared.options.addresses.get(index) else {
             return Err(DialFailure::Timeout(Duration::ZERO));
         };
-        match tokio::time::timeout(timeout, dial(&shared, address)).await {
+        // The inner limit is looked at first, and says that it was TCP.
+        let deadline = Instant::now() + timeout;
+        let dialing = async {
+            let shared = with_current_password(&shared).await;
+            let dialed = dial(&shared, address, deadline).await?;
+            Ok((shared, dialed))
+        };
+        match timeout_at(deadline, dialing).await {
             Ok(done) => done.map_err(DialFailure::Dial),
             Err(_) => Err(DialFailure::Timeout(timeout)),
         }
     })
+}
+
+/// Every event carries the password, so another one is another mapper.
+async fn with_current_password(shared: &Arc<Shared>) -> Arc<Shared> {
+    let Some(credentials) = &shared.options.credentials else { return shared.clone() };
+    let current = credentials.current().await;
+    if current == *credentials {
+        return shared.clone();
+    }
+    let options = Options { credentials: Some(current), ..shared.options.clone() };
+    match Mapper::new(&options) {
+        Ok(mapper) => Arc::new(Shared { mapper, counters: shared.counters.clone(), options }),
+        // What was right with the old password is not wrong with the new one.
+        Err(_) => shared.clone(),
+    }
 }
 
 impl Better {

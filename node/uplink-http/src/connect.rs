@@ -25,6 +25,8 @@ pub(crate) struct Connected {
 pub(crate) enum ConnectError {
     /// In words.
     Down(String),
+    /// Nobody took the connection, in words.
+    Unreachable(String),
     /// The receiver asked to be left alone for so long.
     Paused(Duration, String),
     /// No credential, and not for want of a connection.
@@ -33,7 +35,10 @@ pub(crate) enum ConnectError {
 
 impl From<DialError> for ConnectError {
     fn from(error: DialError) -> ConnectError {
-        ConnectError::Down(error.to_string())
+        match error.is_unreachable() {
+            true => ConnectError::Unreachable(error.to_string()),
+            false => ConnectError::Down(error.to_string()),
+        }
     }
 }
 
@@ -109,5 +114,10 @@ async fn dialer(shared: &Arc<Shared>) -> Result<Dialer, DialError> {
         }
         false => None,
     };
-    Ok(Dialer { tls, server_name: options.tls.server_name.clone(), probe_interval: options.probe_interval })
+    Ok(Dialer {
+        tls,
+        server_name: options.tls.server_name.clone(),
+        probe_interval: options.probe_interval,
+        written: Arc::clone(&shared.written),
+    })
 }

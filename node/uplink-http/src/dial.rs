@@ -2,20 +2,21 @@
 
 use crate::tls::Tls;
 use crate::url::Url;
-use eventmesh_edge_uplink_net::{ConnectError, Stream, handshake};
+use eventmesh_edge_uplink_net::{Address, ConnectError, Stream, connect, handshake};
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Context;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// Largest head of an answer, and most that is read ahead of it (P5).
 const HEAD_MAX_BYTES: usize = 32 * 1_024;
@@ -29,6 +30,13 @@ pub(crate) enum DialError {
     Http(#[source] hyper::Error),
     #[error("no connection within {0:?}")]
     Timeout(Duration),
+}
+
+impl DialError {
+    /// True if nobody took the connection.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        matches!(self, DialError::Connect(error) if error.is_unreachable())
+    }
 }
 
 /// Who is connected to, and so what it is shown.
@@ -50,14 +58,25 @@ pub(crate) struct Dialer {
     pub(crate) server_name: Option<String>,
     /// Dead peers are noticed by the kernel within twice this time; zero leaves it to the kernel's own hours.
     pub(crate) probe_interval: Duration,
+    /// Bytes that have left, on all connections: what still moves is not dead.
+    pub(crate) written: Arc<AtomicU64>,
 }
 
 /// An open connection with one request on it at a time.
 pub(crate) struct Conn {
     pub(crate) url: Url,
     pub(crate) sender: http1::SendRequest<Full<Bytes>>,
-    driver: Pin<Box<http1::Connection<TokioIo<Stream>, Full<Bytes>>>>,
+    driver: Pin<Box<http1::Connection<TokioIo<Watched>, Full<Bytes>>>>,
     ended: bool,
+    /// Bytes that have left on this one.
+    written: Arc<AtomicU64>,
+}
+
+/// A connection that counts what leaves on it.
+struct Watched {
+    stream: Stream,
+    written: Arc<AtomicU64>,
+    all: Arc<AtomicU64>,
 }
 
 impl Conn {
@@ -69,6 +88,25 @@ impl Conn {
             work.as_mut().poll(cx)
         })
         .await
+    }
+
+    /// [`Conn::request`], with so much patience. A body that still leaves, on a slow way, has not been answered yet: patience
+    /// begins anew with every byte of it. `None`: it is used up.
+    pub(crate) async fn request_within(
+        &mut self,
+        request: hyper::Request<Full<Bytes>>,
+        patience: Duration,
+    ) -> Option<hyper::Result<hyper::Response<hyper::body::Incoming>>> {
+        let written = Arc::clone(&self.written);
+        let mut answer = pin!(self.request(request));
+        loop {
+            let before = written.load(Relaxed);
+            match timeout(patience, answer.as_mut()).await {
+                Ok(answer) => return Some(answer),
+                Err(_) if written.load(Relaxed) > before => {}
+                Err(_) => return None,
+            }
+        }
     }
 
     /// Sends one request and waits for the head of its answer.
@@ -114,7 +152,8 @@ impl Dialer {
     }
 
     async fn dial_until(&self, url: &Url, peer: Peer, deadline: Instant) -> Result<Conn, DialError> {
-        let tcp = tcp(url, deadline).await?;
+        let address = Address { host: url.host().to_owned(), port: url.port() };
+        let tcp = connect(&address, deadline).await?;
         tune(&tcp, self.probe_interval).map_err(ConnectError::Tcp)?;
         let stream = match (&self.tls, url.is_secure()) {
             (Some(tls), true) => self.handshake(tls, url, peer, tcp).await?,
@@ -122,8 +161,10 @@ impl Dialer {
         };
         let mut builder = http1::Builder::new();
         builder.max_buf_size(HEAD_MAX_BYTES).max_headers(100);
+        let written = Arc::default();
+        let stream = Watched { stream, written: Arc::clone(&written), all: Arc::clone(&self.written) };
         let (sender, driver) = builder.handshake(TokioIo::new(stream)).await.map_err(DialError::Http)?;
-        Ok(Conn { url: url.clone(), sender, driver: Box::pin(driver), ended: false })
+        Ok(Conn { url: url.clone(), sender, driver: Box::pin(driver), ended: false, written })
     }
 
     async fn handshake(&self, tls: &Tls, url: &Url, peer: Peer, tcp: TcpStream) -> Result<Stream, DialError> {
@@ -133,31 +174,55 @@ impl Dialer {
     }
 }
 
-/// Each address of the host in turn; one that does not answer leaves time for the others.
-async fn tcp(url: &Url, deadline: Instant) -> Result<TcpStream, DialError> {
-    let host = || url.host().to_owned();
-    let resolved: Vec<SocketAddr> = tokio::net::lookup_host((url.host(), url.port()))
-        .await
-        .map_err(|source| ConnectError::Resolve { host: host(), source })?
-        .collect();
-    let mut last = DialError::from(ConnectError::NoAddress { host: host() });
-    for (index, address) in resolved.iter().enumerate() {
-        let left = u32::try_from(resolved.len() - index).unwrap_or(1);
-        let share = deadline.saturating_duration_since(Instant::now()) / left;
-        match tokio::time::timeout(share, TcpStream::connect(address)).await {
-            Ok(Ok(tcp)) => return Ok(tcp),
-            Ok(Err(error)) => last = ConnectError::Tcp(error).into(),
-            Err(_) => last = DialError::Timeout(share),
-        }
+impl AsyncRead for Watched {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
     }
-    Err(last)
 }
 
-/// Requests are written in one piece, so Nagle's algorithm would only hold back the last part of one. The rest is for
-/// peers that vanish without a FIN: the kernel asks while nothing is under way, and gives up on unacknowledged bytes.
+impl AsyncWrite for Watched {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let done = ready!(Pin::new(&mut this.stream).poll_write(cx, buf));
+        this.count(&done);
+        Poll::Ready(done)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let done = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, bufs));
+        this.count(&done);
+        Poll::Ready(done)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+impl Watched {
+    fn count(&self, done: &io::Result<usize>) {
+        let bytes = u64::try_from(done.as_ref().copied().unwrap_or(0)).unwrap_or(u64::MAX);
+        self.written.fetch_add(bytes, Relaxed);
+        self.all.fetch_add(bytes, Relaxed);
+    }
+}
+
+/// For peers that vanish without a FIN: the kernel asks while nothing is under way, and gives up on unacknowledged bytes.
 fn tune(tcp: &TcpStream, probe_interval: Duration) -> io::Result<()> {
     use rustix::net::sockopt;
-    tcp.set_nodelay(true)?;
     if probe_interval.is_zero() {
         return Ok(());
     }

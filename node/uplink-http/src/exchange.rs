@@ -12,7 +12,7 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, LOCATION, US
 use hyper::{Method, Request, Response};
 use serde::Deserialize;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -20,6 +20,8 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 const BODY_MAX_BYTES: usize = 1 << 20;
 /// A body that nobody needs is read to keep the connection, but not for longer than this.
 const DRAIN: Duration = Duration::from_secs(2);
+/// How often in a probe interval it is looked whether bytes leave.
+const LOOKS: u32 = 4;
 /// Longest part of a receiver's own words that is kept.
 const WORDS_MAX: usize = 120;
 
@@ -30,6 +32,8 @@ const AGENT: HeaderValue = HeaderValue::from_static(concat!("eventmesh-edge/", e
 pub(crate) struct Shared {
     pub(crate) options: Options,
     pub(crate) counters: Arc<Counters>,
+    /// Bytes that have left, on all connections.
+    pub(crate) written: Arc<AtomicU64>,
 }
 
 /// A request with events in it.
@@ -127,9 +131,9 @@ async fn once(
     call: &Call,
 ) -> Result<(Option<Conn>, Answer), ExchangeError> {
     let wait = shared.options.answer_timeout;
-    let no_answer = |_| ExchangeError::NoAnswer(wait);
+    let no_answer = || ExchangeError::NoAnswer(wait);
     if let Some(mut conn) = conn.filter(|c| c.is_open() && c.url.same_origin(url)) {
-        let response = timeout(wait, conn.request(request(url, call))).await.map_err(no_answer)?;
+        let response = conn.request_within(request(url, call), wait).await.ok_or_else(no_answer)?;
         match response {
             Ok(response) => return Ok(finish(conn, response, wait).await),
             Err(error) => tracing::debug!(%error, "an idle connection is gone, once more on a new one"),
@@ -138,7 +142,7 @@ async fn once(
     let peer = if url.same_origin(&call.url) { Peer::Receiver } else { Peer::Stranger };
     count(&shared.counters.connections);
     let mut conn = dialer.dial(url, peer, shared.options.connect_timeout).await?;
-    let response = timeout(wait, conn.request(request(url, call))).await.map_err(no_answer)?;
+    let response = conn.request_within(request(url, call), wait).await.ok_or_else(no_answer)?;
     let response = response.map_err(|error| broken(&error))?;
     Ok(finish(conn, response, wait).await)
 }
@@ -228,14 +232,23 @@ fn broken(error: &hyper::Error) -> ExchangeError {
 }
 
 /// Asks every interval whether the receiver is still there; returns when it is not. HTTP/1.1 has no ping: OPTIONS on a
-/// second connection is as near as it gets, and any answer will do (RFC 9110 section 9.3.7).
+/// second connection is as near as it gets, and any answer will do (RFC 9110 section 9.3.7). While bytes of a request leave
+/// nobody has to be asked, and on the slow way that takes them so long a second connection would not get through in time.
 async fn watch(shared: &Shared, dialer: &Dialer, url: &Url) -> String {
     let interval = shared.options.probe_interval;
     if interval.is_zero() {
         return std::future::pending().await;
     }
+    let mut written = 0;
+    let mut quiet = 0;
     loop {
-        sleep(interval).await;
+        sleep(interval / LOOKS).await;
+        quiet = if shared.written.load(Relaxed) > written { 0 } else { quiet + 1 };
+        written = shared.written.load(Relaxed);
+        // What leaves at the beginning of a request is seen at the first look: then this is an interval after it.
+        if quiet < LOOKS - 1 {
+            continue;
+        }
         count(&shared.counters.probes);
         shared.counters.connections.fetch_add(1, Relaxed);
         match timeout(interval, probe(dialer, url, interval)).await {

@@ -24,6 +24,8 @@ pub(crate) type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
 /// A credential that could not be renewed in the background is tried for again after this.
 const RENEW_AGAIN: Duration = Duration::from_secs(10);
+/// That bodies are still leaving is said at most this often.
+const SAY_LEAVING_EVERY: Duration = Duration::from_secs(1);
 /// An idle connection is closed after this; a receiver's own limit is seldom shorter, a NAT's seldom longer.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -46,6 +48,8 @@ pub struct HttpUplink {
     pub(crate) addresses: Vec<AddressState>,
     /// Found while sending; given out by the next call of `next`.
     pub(crate) found: Vec<UplinkEvent>,
+    /// Bytes that had left when it was said last that bytes leave, and when.
+    said_leaving: (u64, Instant),
 }
 
 /// What is remembered about an address.
@@ -102,7 +106,8 @@ impl HttpUplink {
             homing: None,
             addresses: options.urls.iter().map(|_| AddressState::default()).collect(),
             found: Vec::new(),
-            shared: Arc::new(Shared { options, counters: Arc::default() }),
+            said_leaving: (0, Instant::now()),
+            shared: Arc::new(Shared { options, counters: Arc::default(), written: Arc::default() }),
         })
     }
 
@@ -168,6 +173,9 @@ impl HttpUplink {
             Err(ConnectError::Down(cause)) => {
                 return UplinkEvent::Down { cause: Text::from(format!("{url}: {cause}")) };
             }
+            Err(ConnectError::Unreachable(cause)) => {
+                return UplinkEvent::Unreachable { cause: Text::from(format!("{url}: {cause}")) };
+            }
             Err(ConnectError::Paused(left, cause)) => {
                 return UplinkEvent::Unavailable { cause: Text::from(cause), retry_after: Some(left) };
             }
@@ -204,6 +212,19 @@ impl HttpUplink {
         }
         self.poll_homing(cx, index);
         self.poll_ending(cx);
+        self.say_leaving();
+    }
+
+    /// A body may take longer to leave than an answer may; asked at the latest when the forwarder looks at its figures.
+    fn say_leaving(&mut self) {
+        let (written, now) = (self.shared.written.load(Relaxed), Instant::now());
+        let (before, at) = self.said_leaving;
+        if written > before && now >= at + SAY_LEAVING_EVERY {
+            self.said_leaving = (written, now);
+            if self.lanes.iter().any(|lane| matches!(lane, Lane::Busy { .. })) {
+                self.found.push(UplinkEvent::Leaving);
+            }
+        }
     }
 
     /// True if the lane has something to go on with.

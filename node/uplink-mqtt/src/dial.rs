@@ -7,6 +7,7 @@ use eventmesh_edge_uplink_net::{Address, ConnectError, Stream, connect, secure};
 use rumqttc::v5::mqttbytes::v5::{ConnAck, Packet};
 use std::io;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::Instant;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -41,10 +42,17 @@ pub(crate) struct Dialed {
     pub(crate) rest: BytesMut,
 }
 
-/// Connects, greets, and waits for the answer. The caller sets the time limit.
-pub(crate) async fn dial(shared: &Shared, address: &Address) -> Result<Dialed, DialError> {
+impl DialError {
+    /// True if nobody took the connection.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        matches!(self, DialError::Connect(error) if error.is_unreachable())
+    }
+}
+
+/// Connects, greets, and waits for the answer. The caller sets the time limit, `deadline` too: TCP alone must not take longer.
+pub(crate) async fn dial(shared: &Shared, address: &Address, deadline: Instant) -> Result<Dialed, DialError> {
     let options = &shared.options;
-    let tcp = connect(address).await?;
+    let tcp = connect(address, deadline).await?;
     let mut stream = match &options.tls {
         None => Stream::Tcp(tcp),
         Some(tls) => {
@@ -55,7 +63,11 @@ pub(crate) async fn dial(shared: &Shared, address: &Address) -> Result<Dialed, D
     let mut buf = BytesMut::with_capacity(1_024);
     let will = shared.wills.next(options, &shared.template, &shared.guard);
     let has_will = will.is_some();
-    encode(&connect_packet(options, will), &mut buf);
+    let credentials = match &options.credentials {
+        Some(credentials) => Some(credentials.current().await),
+        None => None,
+    };
+    encode(&connect_packet(options, credentials.as_ref(), will), &mut buf);
     stream.write_all(&buf).await.map_err(DialError::Write)?;
     stream.flush().await.map_err(DialError::Write)?;
     buf.clear();

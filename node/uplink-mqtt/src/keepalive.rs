@@ -13,8 +13,20 @@ pub(crate) enum Due {
     Nothing,
     /// Send PINGREQ.
     Ping,
-    /// Nothing was heard for so long after a PINGREQ.
+    /// Nothing was heard for so long after a PINGREQ had left.
     Lost(Duration),
+    /// Nothing was heard, and nothing could be sent, for so long.
+    Stuck(Duration),
+}
+
+/// Where a PINGREQ is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Question {
+    None,
+    /// Behind bytes that the socket has not taken yet; it took some at this moment.
+    Waiting(Instant),
+    /// On its way since this moment.
+    Asked(Instant),
 }
 
 /// Keep-alive of one connection.
@@ -22,13 +34,17 @@ pub(crate) enum Due {
 /// PINGREQ goes out when for half the interval nothing was sent, so the server hears from us within the interval [MQTT-3.1.2-20], or
 /// nothing was heard: a server that takes what we send and says nothing is asked. Any byte counts as an answer; without one the link is dead an
 /// interval after the question, that is within one and a half intervals.
+///
+/// A question may stand behind a window of events, and on a slow way those take longer than any interval. So the answer is
+/// due an interval after the socket took the question, and until then each byte that it takes is a sign of life. What stands
+/// before the question is finite: whoever reads and never answers is noticed all the same.
 #[derive(Debug)]
 pub(crate) struct KeepAlive {
     /// Zero: off.
     interval: Duration,
     heard: Instant,
     spoke: Instant,
-    asked: Option<Instant>,
+    question: Question,
     /// Armed at or before the moment that something is due, and moved only when it fires: traffic does not touch it.
     timer: Pin<Box<Sleep>>,
 }
@@ -36,18 +52,34 @@ pub(crate) struct KeepAlive {
 impl KeepAlive {
     pub(crate) fn new(interval: Duration) -> KeepAlive {
         let now = Instant::now();
-        KeepAlive { interval, heard: now, spoke: now, asked: None, timer: Box::pin(sleep(interval / 2)) }
+        let timer = Box::pin(sleep(interval / 2));
+        KeepAlive { interval, heard: now, spoke: now, question: Question::None, timer }
     }
 
     /// Bytes came.
     pub(crate) fn heard(&mut self) {
         self.heard = Instant::now();
-        self.asked = None;
+        self.question = Question::None;
     }
 
     /// Bytes went.
     pub(crate) fn spoke(&mut self) {
         self.spoke = Instant::now();
+        if let Question::Waiting(since) = &mut self.question {
+            *since = self.spoke;
+        }
+    }
+
+    /// When bytes went last.
+    pub(crate) fn last_spoke(&self) -> Instant {
+        self.spoke
+    }
+
+    /// Everything that was to be sent has gone.
+    pub(crate) fn said_all(&mut self) {
+        if let Question::Waiting(_) = self.question {
+            self.question = Question::Asked(Instant::now());
+        }
     }
 
     /// To be called until it says [`Due::Nothing`].
@@ -61,15 +93,19 @@ impl KeepAlive {
             }
             let now = Instant::now();
             let half = self.interval / 2;
-            let due = self.asked.map_or(self.heard.min(self.spoke) + half, |asked| asked + self.interval);
+            let due = match self.question {
+                Question::None => self.heard.min(self.spoke) + half,
+                Question::Waiting(since) | Question::Asked(since) => since + self.interval,
+            };
             if now < due {
                 self.timer.as_mut().reset(due.min(now + half));
                 continue;
             }
             self.timer.as_mut().reset(now + half);
-            return match self.asked.replace(now) {
-                None => Due::Ping,
-                Some(asked) => Due::Lost(now - asked),
+            return match std::mem::replace(&mut self.question, Question::Waiting(now)) {
+                Question::None => Due::Ping,
+                Question::Waiting(since) => Due::Stuck(now - since),
+                Question::Asked(since) => Due::Lost(now - since),
             };
         }
     }
@@ -97,6 +133,7 @@ mod tests {
         assert_eq!(poll(&mut alive), Due::Nothing);
         assert_eq!(step(&mut alive, 4_990).await, Due::Nothing);
         assert_eq!(step(&mut alive, 20).await, Due::Ping);
+        alive.said_all();
         assert_eq!(poll(&mut alive), Due::Nothing);
         assert_eq!(step(&mut alive, 9_900).await, Due::Nothing);
         assert!(matches!(step(&mut alive, 200).await, Due::Lost(_)));
@@ -121,6 +158,7 @@ mod tests {
             alive.heard();
             if step(&mut alive, 1_000).await == Due::Ping {
                 alive.spoke();
+                alive.said_all();
                 pings += 1;
             }
         }
@@ -130,9 +168,32 @@ mod tests {
         let mut lost_after = 0;
         while !matches!(step(&mut alive, 1_000).await, Due::Lost(_)) {
             alive.spoke();
+            alive.said_all();
             lost_after += 1;
         }
         assert!((14..=20).contains(&lost_after), "{lost_after}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_behind_a_window_on_a_slow_way_has_its_time_from_when_it_left() {
+        let mut alive = KeepAlive::new(INTERVAL);
+        assert_eq!(step(&mut alive, 5_010).await, Due::Ping);
+        for _ in 0..100 {
+            alive.spoke();
+            assert_eq!(step(&mut alive, 9_000).await, Due::Nothing, "it takes what we send");
+        }
+        alive.spoke();
+        alive.said_all();
+        assert_eq!(step(&mut alive, 9_900).await, Due::Nothing);
+        assert!(matches!(step(&mut alive, 200).await, Due::Lost(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_nothing_and_says_nothing_is_dead() {
+        let mut alive = KeepAlive::new(INTERVAL);
+        assert_eq!(step(&mut alive, 5_010).await, Due::Ping);
+        assert_eq!(step(&mut alive, 9_900).await, Due::Nothing);
+        assert!(matches!(step(&mut alive, 200).await, Due::Stuck(_)));
     }
 
     #[tokio::test(start_paused = true)]

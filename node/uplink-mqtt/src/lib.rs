@@ -25,6 +25,7 @@ mod link;
 mod options;
 mod reason;
 mod session;
+mod suspicion;
 mod topic;
 mod uplink;
 mod will;

@@ -3,7 +3,8 @@
 use crate::codec::{DecodeError, decode};
 use crate::dial::Dialed;
 use crate::keepalive::{Due, KeepAlive};
-use crate::session::{Lost, Received, Session, Shared};
+use crate::session::{Kept, Lost, Session, Shared};
+use crate::suspicion::End;
 use bytes::{Buf as _, BytesMut};
 use eventmesh_edge_core::ports::uplink::{Outgoing, UplinkEvent};
 use eventmesh_edge_uplink_net::Stream;
@@ -12,13 +13,18 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
+use tokio::time::Instant;
 
 /// Room made for one read: some 4,000 PUBACKs.
 const READ_BYTES: usize = 16 * 1_024;
 
 /// An out buffer larger than this is given back when it is empty: a burst must not stay in memory.
 const KEEP_OUT_BYTES: usize = 256 * 1_024;
+
+/// That a burst is still leaving is said at most this often.
+const SAY_LEAVING_EVERY: Duration = Duration::from_millis(500);
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +41,17 @@ pub(crate) enum LinkError {
     Lost(#[from] Lost),
 }
 
+impl LinkError {
+    /// Who ended it.
+    pub(crate) fn end(&self) -> End {
+        match self {
+            LinkError::Write(_) | LinkError::Read(_) | LinkError::Closed => End::Closed,
+            LinkError::Lost(Lost::Disconnected(_)) => End::Closed,
+            LinkError::Lost(_) | LinkError::Decode(_) => End::Lost,
+        }
+    }
+}
+
 /// A connection that is up.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -44,13 +61,15 @@ pub(crate) struct Link {
     packet_max: u32,
     needs_flush: bool,
     alive: KeepAlive,
+    /// Bytes of a burst have left and more wait: when that was said last.
+    leaving: Option<Instant>,
 }
 
 impl Link {
-    pub(crate) fn new(shared: Arc<Shared>, generation: u64, dialed: Dialed, received: Received) -> Link {
+    pub(crate) fn new(shared: Arc<Shared>, generation: u64, dialed: Dialed, kept: Kept) -> Link {
         let Dialed { stream, limits, session_present, rest } = dialed;
         let packet_max = shared.options.packet_max_bytes;
-        let session = Session::new(shared, generation, limits, session_present, received);
+        let session = Session::new(shared, generation, limits, session_present, kept);
         Link {
             alive: KeepAlive::new(limits.keep_alive),
             stream,
@@ -58,6 +77,7 @@ impl Link {
             read: rest,
             packet_max,
             needs_flush: false,
+            leaving: None,
         }
     }
 
@@ -73,8 +93,9 @@ impl Link {
         self.session.confirm(token);
     }
 
-    pub(crate) fn into_received(self) -> Received {
-        self.session.into_received()
+    /// What the next connection has to know.
+    pub(crate) fn end(self, end: End) -> Kept {
+        self.session.end(end)
     }
 
     /// Does what can be done without waiting; ready when something happened.
@@ -85,14 +106,13 @@ impl Link {
     ) -> Poll<Result<(), LinkError>> {
         let before = events.len();
         loop {
-            // What came with the CONNACK or the last read; it may leave answers to write.
-            while let Some(packet) = decode(&mut self.read, self.packet_max)? {
-                self.session.handle(packet, events)?;
-            }
+            self.take_packets(events)?;
             self.poll_keep_alive(cx)?;
             if let Poll::Ready(Err(error)) = self.poll_write(cx) {
+                self.take_last_answers(cx, events)?;
                 return Poll::Ready(Err(LinkError::Write(error)));
             }
+            self.say_leaving(events);
             if events.len() > before {
                 return Poll::Ready(Ok(()));
             }
@@ -104,12 +124,33 @@ impl Link {
         }
     }
 
+    /// What came with the CONNACK or the last read; it may leave answers to write.
+    fn take_packets(&mut self, events: &mut Vec<UplinkEvent>) -> Result<(), LinkError> {
+        while let Some(packet) = decode(&mut self.read, self.packet_max)? {
+            self.session.handle(packet, events)?;
+        }
+        Ok(())
+    }
+
+    /// A server that closes may have said something before, and why: what it has answered need not be sent again.
+    fn take_last_answers(
+        &mut self,
+        cx: &mut Context<'_>,
+        events: &mut Vec<UplinkEvent>,
+    ) -> Result<(), LinkError> {
+        while let Poll::Ready(Ok(1..)) = self.poll_read(cx) {
+            self.take_packets(events)?;
+        }
+        Ok(())
+    }
+
     fn poll_keep_alive(&mut self, cx: &mut Context<'_>) -> Result<(), Lost> {
         loop {
             match self.alive.poll(cx) {
                 Due::Nothing => return Ok(()),
                 Due::Ping => self.session.ping(),
                 Due::Lost(after) => return Err(Lost::NoPingResponse(after)),
+                Due::Stuck(after) => return Err(Lost::TakesNothing(after)),
             }
         }
     }
@@ -131,7 +172,22 @@ impl Link {
                 self.session.out = BytesMut::new();
             }
         }
+        self.alive.said_all();
         Poll::Ready(Ok(()))
+    }
+
+    /// While a burst leaves, and does: on a slow way one event may take longer than an answer may.
+    fn say_leaving(&mut self, events: &mut Vec<UplinkEvent>) {
+        if self.session.out.is_empty() {
+            self.leaving = None;
+            return;
+        }
+        let spoke = self.alive.last_spoke();
+        let said = self.leaving.get_or_insert(spoke);
+        if spoke >= *said + SAY_LEAVING_EVERY {
+            *said = spoke;
+            events.push(UplinkEvent::Leaving);
+        }
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {

@@ -3,9 +3,10 @@
 use crate::codec::encode;
 use crate::counters::{Counters, count};
 use crate::encode::{EncodeError, Publish};
-use crate::inflight::{InFlight, SUBSCRIBE_ID};
+use crate::inflight::{Flying, InFlight, SUBSCRIBE_ID};
 use crate::options::{Mode, Options, Subscription};
 use crate::reason;
+use crate::suspicion::{End, Suspicion};
 use crate::topic::{Template, rewrite};
 use crate::will::Wills;
 use bytes::BytesMut;
@@ -16,10 +17,11 @@ use eventmesh_edge_core::mapping::{
 };
 use eventmesh_edge_core::ports::store::Class;
 use eventmesh_edge_core::ports::uplink::{Downward, Outgoing, UplinkEvent};
+use eventmesh_edge_uplink_net::Credentials;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5 as mqtt;
 use rumqttc::v5::mqttbytes::v5::Packet;
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +40,8 @@ pub(crate) enum Lost {
     TooManyUnconfirmed(u16),
     #[error("server did not answer PINGREQ within {0:?}")]
     NoPingResponse(Duration),
+    #[error("server took no byte of what waits for it within {0:?}, and said nothing")]
+    TakesNothing(Duration),
 }
 
 /// What never changes between the connections of one uplink.
@@ -54,6 +58,13 @@ pub(crate) struct Shared {
 /// the connection if the server's does (section 4.1).
 pub(crate) type Received = HashSet<u16>;
 
+/// What outlives a connection.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    pub(crate) received: Received,
+    pub(crate) suspicion: Suspicion,
+}
+
 /// State of one connection after its CONNACK.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -61,9 +72,12 @@ pub(crate) struct Session {
     /// Packets on their way to the socket.
     pub(crate) out: BytesMut,
     in_flight: InFlight,
+    /// Taken over, and not sent while few are sent at a time.
+    waiting: VecDeque<Outgoing>,
     /// Messages that came down and are not confirmed.
     unconfirmed: HashMap<u16, Qos>,
     received: Received,
+    suspicion: Suspicion,
     resumed: bool,
     generation: u64,
     limits: Limits,
@@ -84,7 +98,11 @@ pub(crate) struct Limits {
 ///
 /// With subscriptions the session stays at the server while we are away, so commands wait there. Without, there is no session: then no
 /// rule asks for a resend with the old packet identifiers [MQTT-4.4.0-1], and the server has nothing to keep.
-pub(crate) fn connect_packet(options: &Options, will: Option<mqtt::LastWill>) -> Packet {
+pub(crate) fn connect_packet(
+    options: &Options,
+    credentials: Option<&Credentials>,
+    will: Option<mqtt::LastWill>,
+) -> Packet {
     let keeps_session = !options.subscriptions.is_empty();
     let seconds = |d: Duration| u32::try_from(d.as_secs()).unwrap_or(u32::MAX);
     let properties = mqtt::ConnectProperties {
@@ -93,7 +111,7 @@ pub(crate) fn connect_packet(options: &Options, will: Option<mqtt::LastWill>) ->
         max_packet_size: Some(options.packet_max_bytes),
         ..mqtt::ConnectProperties::new()
     };
-    let login = options.credentials.as_ref().map(|c| mqtt::Login {
+    let login = credentials.map(|c| mqtt::Login {
         username: c.username.clone(),
         password: c.password.as_ref().map(|p| p.reveal().to_owned()).unwrap_or_default(),
     });
@@ -133,13 +151,15 @@ impl Session {
         generation: u64,
         limits: Limits,
         resumed: bool,
-        received: Received,
+        kept: Kept,
     ) -> Session {
         let mut session = Session {
             out: BytesMut::with_capacity(16 * 1_024),
             in_flight: InFlight::default(),
+            waiting: VecDeque::new(),
             unconfirmed: HashMap::new(),
-            received: if resumed { received } else { Received::new() },
+            received: if resumed { kept.received } else { Received::new() },
+            suspicion: kept.suspicion,
             resumed,
             generation,
             limits,
@@ -155,9 +175,11 @@ impl Session {
         self.limits
     }
 
-    /// What the next connection of the same session has to know.
-    pub(crate) fn into_received(self) -> Received {
-        self.received
+    /// What the next connection has to know.
+    pub(crate) fn end(mut self, end: End) -> Kept {
+        let unanswered = self.in_flight.first().map(|first| (self.in_flight.unanswered(), first.topic));
+        self.suspicion.ended(end, unanswered);
+        Kept { received: self.received, suspicion: self.suspicion }
     }
 
     fn subscribe(&mut self) {
@@ -170,31 +192,53 @@ impl Session {
         }
     }
 
-    /// Writes one event into the out buffer, or says why not.
+    /// Takes one event over: into the out buffer, or says why not.
     pub(crate) fn send(&mut self, outgoing: &Outgoing, events: &mut Vec<UplinkEvent>) {
-        let (stream, position) = (outgoing.stream, outgoing.event.position);
-        let mut fail =
-            |class, reason: Text| events.push(UplinkEvent::Failed { stream, position, class, reason });
-        if self.in_flight.unanswered() >= usize::from(self.limits.window) {
-            return fail(Class::Retry, Text::from_static("beyond the server's receive maximum"));
+        let window = usize::from(self.limits.window);
+        let taken = self.in_flight.unanswered() + self.waiting.len();
+        if taken >= window {
+            let words = Text::from_static("beyond the server's receive maximum");
+            return events.push(failed(outgoing, Class::Retry, words));
         }
-        let Some(id) = self.in_flight.open(stream, position) else {
-            return fail(
-                Class::Fatal,
-                Text::from_static("server left a packet unanswered for 65,533 others"),
-            );
-        };
-        if let Err(error) = self.write_publish(outgoing, id) {
-            self.in_flight.undo();
-            fail(Class::Reject, Text::from(error.to_string()));
+        if taken >= self.suspicion.width(window) {
+            self.waiting.push_back(outgoing.clone());
+        } else {
+            self.write_event(outgoing, events);
         }
     }
 
+    /// Sends what waits because few were sent at a time.
+    fn send_waiting(&mut self, events: &mut Vec<UplinkEvent>) {
+        let window = usize::from(self.limits.window);
+        while self.in_flight.unanswered() < self.suspicion.width(window)
+            && let Some(outgoing) = self.waiting.pop_front()
+        {
+            self.write_event(&outgoing, events);
+        }
+    }
+
+    fn write_event(&mut self, outgoing: &Outgoing, events: &mut Vec<UplinkEvent>) {
+        self.topic.clear();
+        self.shared.template.render(&outgoing.event.event.topic, &mut self.topic);
+        let topic = self.suspicion.key(&self.topic);
+        if let Err(words) = self.suspicion.admit(topic) {
+            return events.push(failed(outgoing, Class::Retry, words));
+        }
+        let flying = Flying { stream: outgoing.stream, position: outgoing.event.position, topic };
+        let Some(id) = self.in_flight.open(flying) else {
+            let words = Text::from_static("server left a packet unanswered for 65,533 others");
+            return events.push(failed(outgoing, Class::Fatal, words));
+        };
+        if let Err(error) = self.write_publish(outgoing, id) {
+            self.in_flight.undo();
+            events.push(failed(outgoing, Class::Reject, Text::from(error.to_string())));
+        }
+    }
+
+    /// The topic is rendered.
     fn write_publish(&mut self, outgoing: &Outgoing, id: u16) -> Result<(), EncodeError> {
         let Session { shared, topic, out, limits, .. } = self;
         let event = &outgoing.event.event;
-        topic.clear();
-        shared.template.render(&event.topic, topic);
         let cloudevent = to_cloudevent(&outgoing.event, &outgoing.kind, None);
         let message = match shared.options.mode {
             Mode::Binary => to_mqtt5_binary(cloudevent),
@@ -253,20 +297,25 @@ impl Session {
     }
 
     fn acknowledged(&mut self, ack: &mqtt::PubAck, events: &mut Vec<UplinkEvent>) {
-        let Some((stream, position)) = self.in_flight.close(ack.pkid) else {
+        let Some(Flying { stream, position, topic }) = self.in_flight.close(ack.pkid) else {
             return count(&self.shared.counters.unknown_acks);
         };
         events.push(match reason::puback(ack.reason) {
-            None => UplinkEvent::Acked { stream, position },
+            None => {
+                self.suspicion.acked(topic, usize::from(self.limits.window));
+                UplinkEvent::Acked { stream, position }
+            }
             Some((class, words)) => {
                 let own = ack.properties.as_ref().and_then(|p| p.reason_string.as_deref());
                 let reason = own.map_or(Text::from_static(words), |own| {
                     let own: String = own.chars().filter(|c| !c.is_control()).take(200).collect();
                     Text::from(format!("{words}: {own}"))
                 });
+                self.suspicion.refused(topic, &reason);
                 UplinkEvent::Failed { stream, position, class, reason }
             }
         });
+        self.send_waiting(events);
     }
 
     fn subscribed(&self, ack: &mqtt::SubAck) {
@@ -336,6 +385,10 @@ impl Session {
             token,
         }))
     }
+}
+
+fn failed(outgoing: &Outgoing, class: Class, reason: Text) -> UplinkEvent {
+    UplinkEvent::Failed { stream: outgoing.stream, position: outgoing.event.position, class, reason }
 }
 
 fn filter(subscription: &Subscription) -> mqtt::Filter {

@@ -32,8 +32,8 @@ fn session_with(options: Options, limits: Limits, generation: u64, received: Opt
         options,
     };
     let resumed = received.is_some();
-    let mut session =
-        Session::new(Arc::new(shared), generation, limits, resumed, received.unwrap_or_default());
+    let kept = Kept { received: received.unwrap_or_default(), ..Kept::default() };
+    let mut session = Session::new(Arc::new(shared), generation, limits, resumed, kept);
     assert!(matches!(written(&mut session)[..], [Packet::Subscribe(_)] | []));
     session
 }
@@ -224,12 +224,59 @@ fn what_came_down_is_answered_when_it_is_confirmed_and_not_before() {
     assert!(written(&mut s).is_empty());
 }
 
+/// A window of three; the server closes in the middle of it, again and again, and says nothing.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_closes_is_sent_one_at_a_time_and_what_it_closes_for_stays_here() {
+    let mut kept = Kept::default();
+    let mut sent = Vec::new();
+    for _ in 0..3 {
+        let shared = session().shared;
+        let mut session = Session::new(shared, 1, LIMITS, false, kept);
+        let mut events = Vec::new();
+        (1..=3).for_each(|position| session.send(&outgoing(position, b"{}"), &mut events));
+        assert!(events.is_empty(), "{events:?}");
+        sent.push(written(&mut session).iter().filter(|p| matches!(p, Packet::Publish(_))).count());
+        kept = session.end(End::Closed);
+    }
+    assert_eq!(sent, [3, 3, 1]);
+    let mut session = Session::new(session().shared, 1, LIMITS, false, kept);
+    let mut events = Vec::new();
+    session.send(&outgoing(1, b"{}"), &mut events);
+    let refused = |reason: &Text| reason.contains("the server closes the connection for this topic");
+    let [UplinkEvent::Failed { class: Class::Retry, reason, .. }] = &events[..] else { panic!("{events:?}") };
+    assert!(refused(reason), "{reason}");
+}
+
+#[test]
+fn few_at_a_time_become_more_with_every_acknowledgement() {
+    let mut kept = Kept::default();
+    for _ in 0..2 {
+        let mut session = Session::new(session().shared, 1, LIMITS, false, kept);
+        session.send(&outgoing(1, b"{}"), &mut Vec::new());
+        kept = session.end(End::Closed);
+    }
+    let mut session = Session::new(session().shared, 1, LIMITS, false, kept);
+    let mut ids = |session: &mut Session| {
+        let of = |p: Packet| if let Packet::Publish(p) = p { Some(p.pkid) } else { None };
+        written(session).into_iter().filter_map(of).collect::<Vec<_>>()
+    };
+    (1..=3).for_each(|position| session.send(&outgoing(position, b"{}"), &mut Vec::new()));
+    assert_eq!(ids(&mut session), [1]);
+    session.send(&outgoing(4, b"{}"), &mut Vec::new());
+    handle(&mut session, Packet::PubAck(mqtt::PubAck::new(1, None)));
+    assert_eq!(ids(&mut session), [2, 3]);
+    session.send(&outgoing(5, b"{}"), &mut Vec::new());
+    handle(&mut session, Packet::PubAck(mqtt::PubAck::new(2, None)));
+    handle(&mut session, Packet::PubAck(mqtt::PubAck::new(3, None)));
+    assert_eq!(ids(&mut session), [4], "the one beyond the window was answered, the others leave in order");
+}
+
 #[test]
 fn a_token_of_an_earlier_connection_answers_nothing() {
     let mut first = session();
     let old =
         downward(&handle(&mut first, Packet::Publish(publish("commands/x", QoS::AtLeastOnce, 1, &[])))).token;
-    let mut second = session_with(options(), LIMITS, 2, Some(first.into_received()));
+    let mut second = session_with(options(), LIMITS, 2, Some(first.end(End::Lost).received));
     let new =
         downward(&handle(&mut second, Packet::Publish(publish("commands/y", QoS::AtLeastOnce, 1, &[]))))
             .token;
@@ -245,7 +292,7 @@ fn a_qos_2_message_sent_again_is_delivered_once_and_a_new_one_is_never_taken_for
     let token =
         downward(&handle(&mut first, Packet::Publish(publish("commands/x", QoS::ExactlyOnce, 4, &[])))).token;
     first.confirm(token);
-    let received = first.into_received();
+    let received = first.end(End::Lost).received;
     let again =
         |dup| Packet::Publish(mqtt::Publish { dup, ..publish("commands/x", QoS::ExactlyOnce, 4, &[]) });
 
@@ -314,9 +361,12 @@ fn a_server_that_breaks_the_protocol_is_left() {
 
 #[test]
 fn connect_keeps_a_session_only_for_commands() {
-    let credentials = Credentials { username: "u".to_owned(), password: Some(Secret::new("p4ssw0rd")) };
-    let with = Options { credentials: Some(credentials), ..options() };
-    let Packet::Connect(connect, None, Some(login)) = connect_packet(&with, None) else { panic!() };
+    let password = Some(Secret::new("p4ssw0rd"));
+    let credentials = Credentials { username: "u".to_owned(), password, password_file: None };
+    let with = Options { credentials: Some(credentials.clone()), ..options() };
+    let Packet::Connect(connect, None, Some(login)) = connect_packet(&with, Some(&credentials), None) else {
+        panic!()
+    };
     assert!(!connect.clean_start);
     assert_eq!((connect.keep_alive, &*connect.client_id), (30, "plant-7-uplink"));
     assert_eq!(login.password, "p4ssw0rd");
@@ -325,7 +375,7 @@ fn connect_keeps_a_session_only_for_commands() {
     assert_eq!((properties.session_expiry_interval, properties.receive_maximum), (Some(86_400), Some(256)));
 
     let Packet::Connect(connect, None, None) =
-        connect_packet(&Options { subscriptions: Vec::new(), ..options() }, None)
+        connect_packet(&Options { subscriptions: Vec::new(), ..options() }, None, None)
     else {
         panic!()
     };

@@ -4,7 +4,8 @@ use crate::counters::Counters;
 use crate::dial::{DialError, Dialed, dial};
 use crate::link::Link;
 use crate::options::{Options, OptionsError};
-use crate::session::{Received, Shared};
+use crate::session::{Kept, Received, Shared};
+use crate::suspicion::End;
 use crate::will::Wills;
 use eventmesh_edge_core::Text;
 use eventmesh_edge_core::mapping::LoopGuard;
@@ -15,6 +16,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
 
 /// An uplink to an MQTT 5 broker or another node.
 ///
@@ -24,8 +26,8 @@ pub struct MqttUplink {
     state: State,
     /// Number of the connection, from 1; part of every token, so that a token of an earlier one is known.
     generation: u64,
-    /// QoS 2 identifiers taken over in the server's session, by the address that keeps it.
-    received: (usize, Received),
+    /// What the last connection has left, and which address it was to: QoS 2 identifiers taken over are in that server's session.
+    kept: (usize, Kept),
     /// Found while sending; given out by the next call of `next`.
     failed: Vec<UplinkEvent>,
 }
@@ -59,7 +61,7 @@ impl MqttUplink {
             shared: Arc::new(shared),
             state: State::Idle,
             generation: 0,
-            received: (0, Received::new()),
+            kept: (0, Kept::default()),
             failed: Vec::new(),
         })
     }
@@ -74,10 +76,10 @@ impl MqttUplink {
         self.shared.options.addresses.get(index).map(|a| Text::from(a.to_string())).unwrap_or_default()
     }
 
-    /// Ends what there is without a word and keeps what the server's session needs.
-    fn drop_link(&mut self) {
+    /// Ends what there is without a word and keeps what the next connection needs.
+    fn drop_link(&mut self, end: End) {
         if let State::Up(index, link) = std::mem::replace(&mut self.state, State::Idle) {
-            self.received = (index, link.into_received());
+            self.kept = (index, link.end(end));
         }
         self.failed.clear();
     }
@@ -101,7 +103,7 @@ impl MqttUplink {
                 let Poll::Ready(done) = link.poll(cx, out) else { return Poll::Pending };
                 if let Err(error) = done {
                     let cause = Text::from(format!("{}: {error}", self.address(index)));
-                    self.drop_link();
+                    self.drop_link(error.end());
                     out.push(UplinkEvent::Down { cause });
                 }
                 Poll::Ready(())
@@ -114,7 +116,11 @@ impl MqttUplink {
         let dialed = match dialed {
             Ok(dialed) => dialed,
             Err(DialTimeout::Dial(error)) => {
-                return UplinkEvent::Down { cause: Text::from(format!("{address}: {error}")) };
+                let cause = Text::from(format!("{address}: {error}"));
+                return match error.is_unreachable() {
+                    true => UplinkEvent::Unreachable { cause },
+                    false => UplinkEvent::Down { cause },
+                };
             }
             Err(DialTimeout::Timeout(after)) => {
                 return UplinkEvent::Down {
@@ -123,9 +129,11 @@ impl MqttUplink {
             }
         };
         self.generation += 1;
-        let (of, received) = std::mem::take(&mut self.received);
-        let received = if of == index { received } else { Received::new() };
-        let link = Link::new(self.shared.clone(), self.generation, dialed, received);
+        let (of, mut kept) = std::mem::take(&mut self.kept);
+        if of != index {
+            kept.received = Received::new();
+        }
+        let link = Link::new(self.shared.clone(), self.generation, dialed, kept);
         let window = link.window();
         self.state = State::Up(index, Box::new(link));
         UplinkEvent::Up { window, address }
@@ -134,14 +142,16 @@ impl MqttUplink {
 
 impl Uplink for MqttUplink {
     fn connect(&mut self, index: usize, timeout: Duration) {
-        self.drop_link();
+        self.drop_link(End::Lost);
         let shared = self.shared.clone();
         let index = index % shared.options.addresses.len().max(1);
         let dialing = async move {
             let Some(address) = shared.options.addresses.get(index) else {
                 return Err(DialTimeout::Timeout(Duration::ZERO));
             };
-            match tokio::time::timeout(timeout, dial(&shared, address)).await {
+            // The inner limit is looked at first, and says that it was TCP.
+            let deadline = Instant::now() + timeout;
+            match timeout_at(deadline, dial(&shared, address, deadline)).await {
                 Ok(done) => done.map_err(DialTimeout::Dial),
                 Err(_) => Err(DialTimeout::Timeout(timeout)),
             }

@@ -220,7 +220,11 @@ async fn passwords_and_rights_are_respected() {
     );
     let Some(broker) = Mosquitto::start(&config).await else { return };
     let with = |password: &str, topic: &str| Options {
-        credentials: Some(Credentials { username: "node".to_owned(), password: Some(Secret::new(password)) }),
+        credentials: Some(Credentials {
+            username: "node".to_owned(),
+            password: Some(Secret::new(password)),
+            password_file: None,
+        }),
         topic: topic.to_owned(),
         ..options(broker.port)
     };

@@ -8,12 +8,13 @@ mod common;
 use bytes::{Buf as _, BytesMut};
 use common::{Certificates, Driver, PATIENCE, acked, local, options};
 use eventmesh_edge_core::Text;
-use eventmesh_edge_core::event::{LogId, Qos, Timestamp};
+use eventmesh_edge_core::event::{Event, LogId, Qos, Timestamp};
 use eventmesh_edge_core::ports::store::Class;
 use eventmesh_edge_core::ports::uplink::{Uplink, UplinkEvent};
 use eventmesh_edge_core::telemetry::Testament;
 use eventmesh_edge_core::topic::TopicFilter;
 use eventmesh_edge_uplink_mqtt::{CertificateTime, Options, Subscription, TlsOptions};
+use eventmesh_edge_uplink_testing::events::{event, outgoing_of};
 use eventmesh_edge_uplink_testing::{Authority, Life};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{
@@ -23,7 +24,7 @@ use rumqttc::v5::mqttbytes::v5::{
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 struct Peer {
     listener: TcpListener,
@@ -130,6 +131,52 @@ fn commands(port: u16) -> Options {
 
 fn command(id: u16, qos: QoS) -> Publish {
     Publish { pkid: id, ..Publish::new("commands/valve", qos, &b"open"[..], None) }
+}
+
+/// A way of half a megabyte a second with little room in it.
+async fn slow_reader() -> Peer {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(8 * 1_024).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    Peer { listener: socket.listen(1).unwrap() }
+}
+
+/// Reads a little at a time until the packets are there, and answers nothing meanwhile.
+async fn read_slowly(conn: &mut Conn) -> Packet {
+    loop {
+        if let Ok(packet) = Packet::read(&mut conn.buf, None) {
+            return packet;
+        }
+        let mut some = [0; 16 * 1_024];
+        let n = conn.stream.read(&mut some).await.unwrap();
+        assert!(n > 0, "the uplink has given up");
+        conn.buf.extend_from_slice(&some[..n]);
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_event_that_takes_longer_than_the_keep_alive_to_leave_arrives_over_one_connection() {
+    let peer = slow_reader().await;
+    let mut driver = Driver::new(Options { keep_alive: Duration::from_secs(1), ..options(peer.port()) });
+    let (_, mut conn) = tokio::join!(driver.up(), peer.welcome(false));
+    let large = Event { payload: vec![b'x'; 1_600_000].into(), ..event(1) };
+    driver.uplink.send(outgoing_of(1, large));
+    let server = async {
+        loop {
+            match read_slowly(&mut conn).await {
+                Packet::Publish(publish) => conn.write(&[puback(publish.pkid)]).await,
+                // Stood behind the event all the time.
+                Packet::PingReq(_) => return,
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    let client = driver.until(|events| !acked(events).is_empty());
+    let (events, ()) = tokio::join!(client, server);
+    assert_eq!(acked(&events), [1]);
+    let leaving = events.iter().filter(|e| matches!(e, UplinkEvent::Leaving)).count();
+    assert!(leaving >= 1 && leaving + 1 == events.len(), "{leaving} of {}", events.len());
 }
 
 #[tokio::test]
@@ -304,7 +351,7 @@ async fn a_server_that_does_not_read_is_noticed_too() {
     let (_, conn) = tokio::join!(driver.up(), peer.welcome(false));
     driver.send(1..=4_000);
     let (cause, acked) = driver.down().await;
-    assert!(cause.contains("did not answer PINGREQ"), "{cause}");
+    assert!(cause.contains("took no byte of what waits"), "{cause}");
     assert!(acked.is_empty());
     drop(conn);
 }

@@ -4,11 +4,25 @@ use crate::options::{Address, CertificateTime, TlsOptions};
 use crate::tls::{TlsError, client_config};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
+use socket2::SockRef;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+
+/// While nobody answers, another attempt begins beside the earlier ones this often: the kernel repeats its own only after 1, 3
+/// and 7 s, and a way that is open again is to be noticed within a second.
+const KNOCK_EVERY: Duration = Duration::from_secs(1);
+/// Attempts beside each other. With what the kernel repeats of these, a first packet leaves every second for ten seconds.
+const KNOCKS_MAX: usize = 4;
+/// Bytes that the kernel takes and has not sent yet. It would take a megabyte on a way of a few kilobytes a second, and whoever
+/// asks "are you there?" behind that waits minutes for the answer; with this, what was written has nearly left.
+const UNSENT_MAX_BYTES: u32 = 16 * 1_024;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +44,9 @@ pub enum ConnectError {
     /// Nobody took the connection.
     #[error("connect: {0}")]
     Tcp(#[source] io::Error),
+    /// Nobody said anything.
+    #[error("connect: no answer within {0:?}")]
+    NoAnswer(Duration),
     /// The files for TLS are not in order.
     #[error("{0}")]
     TlsSetup(#[from] TlsError),
@@ -41,27 +58,62 @@ pub enum ConnectError {
     Tls(#[source] io::Error),
 }
 
-/// Connects to the first address of the host that takes the connection.
+impl ConnectError {
+    /// True if nobody took the connection: whoever is up there has had no work from it.
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        use ConnectError as E;
+        matches!(self, E::Resolve { .. } | E::NoAddress { .. } | E::Tcp(_) | E::NoAnswer(_))
+    }
+}
+
+/// Connects to the first address of the host that takes the connection; one that does not answer leaves time for the others.
 ///
 /// # Errors
 /// [`ConnectError`]; the last one, if there were several addresses.
-pub async fn connect(address: &Address) -> Result<TcpStream, ConnectError> {
+pub async fn connect(address: &Address, deadline: Instant) -> Result<TcpStream, ConnectError> {
     let host = || address.host.clone();
-    let resolved = tokio::net::lookup_host((address.host.as_str(), address.port))
+    let begun = Instant::now();
+    let resolving = tokio::net::lookup_host((address.host.as_str(), address.port));
+    let resolved: Vec<SocketAddr> = timeout_at(deadline, resolving)
         .await
-        .map_err(|source| ConnectError::Resolve { host: host(), source })?;
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        .map_err(|source| ConnectError::Resolve { host: host(), source })?
+        .collect();
     let mut last = ConnectError::NoAddress { host: host() };
-    for socket_address in resolved {
-        match TcpStream::connect(socket_address).await {
-            Ok(tcp) => {
-                // Uplinks write batches in one piece; Nagle's algorithm would only hold back the last of them.
-                tcp.set_nodelay(true).map_err(ConnectError::Tcp)?;
-                return Ok(tcp);
-            }
-            Err(error) => last = ConnectError::Tcp(error),
+    for (index, to) in resolved.iter().enumerate() {
+        let left = u32::try_from(resolved.len() - index).unwrap_or(1);
+        let share = deadline.saturating_duration_since(Instant::now()) / left;
+        match timeout_at(Instant::now() + share, knock(*to)).await {
+            Ok(Ok(tcp)) => return tune(tcp).map_err(ConnectError::Tcp),
+            Ok(Err(error)) => last = ConnectError::Tcp(error),
+            Err(_) => last = ConnectError::NoAnswer(begun.elapsed()),
         }
     }
     Err(last)
+}
+
+/// Tries again beside what is under way; the first answer counts, and the others are let go of.
+async fn knock(to: SocketAddr) -> io::Result<TcpStream> {
+    let mut attempts = JoinSet::new();
+    let mut next = Instant::now();
+    loop {
+        if attempts.len() < KNOCKS_MAX && next <= Instant::now() {
+            attempts.spawn(TcpStream::connect(to));
+            next += KNOCK_EVERY;
+        }
+        tokio::select! {
+            Some(done) = attempts.join_next() => return done.unwrap_or_else(|error| Err(io::Error::other(error))),
+            () = sleep_until(next), if attempts.len() < KNOCKS_MAX => {}
+        }
+    }
+}
+
+/// Uplinks write batches in one piece; Nagle's algorithm would only hold back the last of them.
+fn tune(tcp: TcpStream) -> io::Result<TcpStream> {
+    tcp.set_nodelay(true)?;
+    SockRef::from(&tcp).set_tcp_notsent_lowat(UNSENT_MAX_BYTES)?;
+    Ok(tcp)
 }
 
 /// TLS with `host`, over a connection to it, by files that are read now, off the runtime's thread. `alpn`: the protocols

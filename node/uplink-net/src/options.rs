@@ -2,7 +2,8 @@
 
 use eventmesh_edge_core::event::Timestamp;
 use std::fmt;
-use std::path::PathBuf;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Where an upstream listens.
@@ -24,6 +25,9 @@ impl fmt::Display for Address {
     }
 }
 
+/// Longest first line of a file with a secret.
+const SECRET_MAX_BYTES: u64 = 64 * 1_024;
+
 /// A password, token or client secret; `Debug` does not show it (P7).
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -35,10 +39,28 @@ impl Secret {
         Secret(secret.into())
     }
 
+    /// The first line of a file: editors add a newline that is not meant. Read off the runtime's thread.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or has nothing in its first line.
+    pub async fn read(path: &Path) -> io::Result<Secret> {
+        let path = path.to_owned();
+        tokio::task::spawn_blocking(move || first_line(&path)).await?
+    }
+
     /// The secret itself, for the wire and for nothing else.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0
+    }
+}
+
+fn first_line(path: &Path) -> io::Result<Secret> {
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(SECRET_MAX_BYTES).read_to_string(&mut text)?;
+    match text.lines().next() {
+        Some(line) if !line.is_empty() => Ok(Secret::new(line)),
+        _ => Err(io::Error::other("its first line is empty")),
     }
 }
 
@@ -55,6 +77,25 @@ pub struct Credentials {
     pub username: String,
     /// Password.
     pub password: Option<Secret>,
+    /// Where the password comes from: read anew at each connect, so a changed one needs no restart.
+    pub password_file: Option<PathBuf>,
+}
+
+impl Credentials {
+    /// With the password that its file has now. If the file cannot be read, which is logged, the last password stays: a file that is
+    /// being replaced must not keep the uplink down.
+    pub async fn current(&self) -> Credentials {
+        let mut current = self.clone();
+        if let Some(path) = &self.password_file {
+            match Secret::read(path).await {
+                Ok(secret) => current.password = Some(secret),
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "password file is not readable, the password read last is used");
+                }
+            }
+        }
+        current
+    }
 }
 
 /// TLS; files are read anew at each connect, so a renewed certificate needs no restart.
@@ -79,3 +120,25 @@ pub struct TlsIdentity {
 
 /// The time that certificates are checked against; a gateway's own clock may stand at 1970.
 pub type CertificateTime = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_password_is_what_its_file_says_now_and_the_last_one_if_it_says_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("password");
+        let credentials = Credentials {
+            username: "node".to_owned(),
+            password: Some(Secret::new("first")),
+            password_file: Some(file.clone()),
+        };
+        let shown = async || credentials.current().await.password.map(|p| p.reveal().to_owned());
+        assert_eq!(shown().await.as_deref(), Some("first"), "no file");
+        std::fs::write(&file, "second\nnot this\n").unwrap();
+        assert_eq!(shown().await.as_deref(), Some("second"));
+        std::fs::write(&file, "\n").unwrap();
+        assert_eq!(shown().await.as_deref(), Some("first"), "an empty line is no password");
+    }
+}

@@ -215,7 +215,15 @@ pub(super) fn credentials(
         Some(Password::Inline(secret)) => Some(secret.expose().to_owned()),
         Some(Password::File(path)) => Some(first_line(path)?),
     };
-    Ok(net::Credentials { username: credentials.username.clone(), password: password.map(net::Secret::new) })
+    let password_file = match &credentials.password {
+        Some(Password::File(path)) => Some(path.clone()),
+        _ => None,
+    };
+    Ok(net::Credentials {
+        username: credentials.username.clone(),
+        password: password.map(net::Secret::new),
+        password_file,
+    })
 }
 
 /// The first line of a password file: editors add a newline that is not meant.

@@ -73,7 +73,9 @@ impl Driver {
         self.step().await;
         match self.events.remove(0) {
             UplinkEvent::Up { window, .. } => Ok(window),
-            UplinkEvent::Down { cause } => Err(End::Down(cause.to_string())),
+            UplinkEvent::Down { cause } | UplinkEvent::Unreachable { cause } => {
+                Err(End::Down(cause.to_string()))
+            }
             UplinkEvent::Unavailable { cause, retry_after } => {
                 Err(End::Unavailable(cause.to_string(), retry_after))
             }
@@ -127,6 +129,7 @@ impl Outcome {
                     self.failed.push((position.0, class, reason.to_string()));
                 }
             }
+            UplinkEvent::Leaving => {}
             UplinkEvent::Down { cause } => self.end = Some(End::Down(cause.to_string())),
             UplinkEvent::Unavailable { cause, retry_after } => {
                 self.end = Some(End::Unavailable(cause.to_string(), retry_after));

@@ -51,7 +51,7 @@ impl Driver {
                 self.events = events[1..].to_vec();
                 Ok(*window)
             }
-            UplinkEvent::Down { cause } => Err(cause.clone()),
+            UplinkEvent::Down { cause } | UplinkEvent::Unreachable { cause } => Err(cause.clone()),
             other => panic!("{other:?}"),
         }
     }
