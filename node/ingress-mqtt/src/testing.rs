@@ -7,8 +7,8 @@ use eventmesh_edge_core::event::{Event, LogId, Position, Qos, Sequence, StoredEv
 use eventmesh_edge_core::ports::Completion;
 use eventmesh_edge_core::ports::clock::Clock;
 use eventmesh_edge_core::ports::hub::{
-    Accepted, Audience, Delivery, Hub, MailboxOptions, Offer, Outlet, Submission, SubscribeOptions,
-    SubscriberId,
+    Accepted, Audience, Delivery, Hub, MailboxOptions, Offer, Outlet, RetainedFor, Submission,
+    SubscribeOptions, SubscriberId,
 };
 use eventmesh_edge_core::ports::store::{
     CommitError, Loss, MailboxItem, ReadError, SessionNo, StateChange, StateValue, StreamId, Table,
@@ -200,6 +200,7 @@ impl ScriptedHub {
             mailboxes: std::mem::take(&mut old.mailboxes),
             last_position: old.last_position,
             published: std::mem::take(&mut old.published),
+            retained: std::mem::take(&mut old.retained),
             ..Script::default()
         };
         Arc::new(ScriptedHub(Mutex::new(script)))
@@ -231,9 +232,12 @@ impl Script {
         }
         self.losses.append(&mut submission.losses);
         let mut offers = Vec::new();
+        if let Audience::Retained(wanted) = &submission.audience {
+            self.keep_retained(wanted, &mut offers);
+        }
         let only = match &submission.audience {
-            Audience::Everyone => &[][..],
             Audience::Shares(shares) => shares,
+            Audience::Everyone | Audience::Retained(_) => &[][..],
         };
         for (index, publication) in submission.publications.iter().enumerate() {
             self.last_position += 1;
@@ -252,6 +256,39 @@ impl Script {
             self.apply(change, &accepted);
         }
         Some(((done, Ok(accepted)), offers))
+    }
+
+    /// Retained messages into a mailbox.
+    fn keep_retained(&mut self, wanted: &RetainedFor, offers: &mut Vec<(u64, Arc<dyn Outlet>, Delivery)>) {
+        let within = |topic: &Text| {
+            wanted.filter.matches(topic)
+                && wanted.after.as_ref().is_none_or(|after| topic > after)
+                && wanted.through.as_ref().is_none_or(|through| topic <= through)
+        };
+        let events: Vec<_> = self.retained.values().filter(|event| within(&event.topic)).cloned().collect();
+        for event in events.into_iter().filter(|event| event.qos > Qos::AtMostOnce) {
+            self.last_position += 1;
+            let position = Position(self.last_position);
+            let subscriber = &self.subscribers[&wanted.subscriber.0];
+            let session = subscriber.session.unwrap();
+            let (qos, retain) = (event.qos.min(wanted.options.qos), true);
+            let (identifiers, shares) = (Vec::new(), Vec::new());
+            let options = MailboxOptions { qos, retain, identifiers, shares }.encode();
+            let stored = StoredEvent {
+                position,
+                log: LogId(1),
+                sequence: Sequence::default(),
+                event: (*event).clone(),
+                stored_bytes: 0,
+            };
+            self.mailboxes.insert((session.0, position.0), MailboxItem { event: stored, options });
+            if let Some(outlet) = subscriber.outlet.clone().filter(|_| subscriber.live) {
+                let (identifiers, shares) = (Vec::new(), Vec::new());
+                let position = Some(position);
+                let delivery = Delivery { event, position, qos, retain, identifiers, shares };
+                offers.push((wanted.subscriber.0, outlet, delivery));
+            }
+        }
     }
 
     fn route(

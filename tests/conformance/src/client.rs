@@ -25,7 +25,9 @@ pub struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(stream: TcpStream, version: Version) -> Client {
+    /// Over a connected socket.
+    #[must_use]
+    pub fn new(stream: TcpStream, version: Version) -> Client {
         Client {
             stream,
             version,

@@ -86,6 +86,24 @@ pub enum Audience {
     /// Per publication: one member of each of these shared subscriptions, and nobody else. The member that had it is gone
     /// (MQTT 5.0 section 4.8.2). Where there is no other member, nobody gets it.
     Shares(Vec<Vec<Text>>),
+    /// One persistent session, which gets retained messages: the hub puts them into the submission when it commits it, so that
+    /// none is older than what the session gets otherwise.
+    Retained(Box<RetainedFor>),
+}
+
+/// Retained messages of QoS 1 and 2 for a session's mailbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetainedFor {
+    /// Whose.
+    pub subscriber: SubscriberId,
+    /// Of which topics.
+    pub filter: TopicFilter,
+    /// How they are delivered.
+    pub options: SubscribeOptions,
+    /// Of topics behind this one, in their order; all of them if it is `None`.
+    pub after: Option<Text>,
+    /// Of topics up to this one; all of them if it is `None`.
+    pub through: Option<Text>,
 }
 
 /// Everything an ingress wants durable before it answers, in one piece.

@@ -155,8 +155,11 @@ impl Sessions {
 
     fn restore_subscription(&self, session: &mut Session, filter: &[u8], value: &[u8]) -> Option<()> {
         let filter = TopicFilter::parse(Text::from(std::str::from_utf8(filter).ok()?)).ok()?;
-        let options = records::decode_subscription(value)?;
+        let (options, owed) = records::decode_subscription(value)?;
         self.hub.subscribe(session.subscriber?, &filter, options);
+        if let Some(owed) = owed {
+            session.owed.insert(filter.as_text().clone(), owed);
+        }
         session.filters.insert(filter.as_text().clone(), options);
         Some(())
     }

@@ -97,13 +97,16 @@ struct SubscribeOptionsBytes;
 
 impl SubscribeOptionsBytes {
     fn valid() -> Bytes {
-        records::encode_subscription(eventmesh_edge_core::ports::hub::SubscribeOptions {
-            qos: eventmesh_edge_core::event::Qos::AtLeastOnce,
-            no_local: false,
-            retain_as_published: false,
-            retain_handling: 0,
-            identifier: 0,
-        })
+        records::encode_subscription(
+            eventmesh_edge_core::ports::hub::SubscribeOptions {
+                qos: eventmesh_edge_core::event::Qos::AtLeastOnce,
+                no_local: false,
+                retain_as_published: false,
+                retain_handling: 0,
+                identifier: 0,
+            },
+            None,
+        )
     }
 }
 

@@ -2,6 +2,7 @@
 //! that nobody waits for.
 
 use super::answers::Answer;
+use super::retained::Piece;
 use super::{Action, Context, LAZY_DELAY, LAZY_MAX, Machine, Output, Phase, WhenFull};
 use crate::reason::Reason;
 use eventmesh_edge_core::ports::hub::{Accepted, Publication, Submission};
@@ -27,6 +28,8 @@ pub(super) enum Purpose {
     Open,
     /// Packet identifiers of QoS 2 messages.
     Prepare(Vec<u16>),
+    /// Retained messages on their way into the mailbox.
+    Retained(Piece),
     /// Nobody waits.
     Lazy,
 }
@@ -120,6 +123,12 @@ impl Machine {
                 self.unprepared(&pids);
                 self.store_failed(cx, ours, &error, out);
             }
+            (Purpose::Retained(piece), Ok(_)) => {
+                self.stored_retained(piece);
+                self.pump(cx, out);
+            }
+            // They are owed still.
+            (Purpose::Retained(_), Err(error)) => self.store_failed(cx, ours, &error, out),
             (Purpose::AnswersAfterRefusal(answers), Err(error)) => {
                 self.roll_back(cx, &answers);
                 self.store_failed(cx, ours, &error, out);

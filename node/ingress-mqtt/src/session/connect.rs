@@ -226,6 +226,7 @@ impl Machine {
     fn resume(&mut self, cx: &Context<'_>, out: &mut Output) {
         let Some(session) = self.session.as_mut() else { return };
         session.expect_resends();
+        let session_owes = !session.owed.is_empty();
         for flight in &session.flights {
             if flight.step == Step::Released {
                 encode::ack(&mut out.bytes, AckKind::PubRel, self.version, flight.pid, 0);
@@ -241,6 +242,9 @@ impl Machine {
             self.feed = Feed::Live;
         } else {
             self.feed = Feed::Behind { after };
+        }
+        if session_owes {
+            self.want_owed();
         }
         self.resend_from_memory(cx, out);
         self.pump(cx, out);

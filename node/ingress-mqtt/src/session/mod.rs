@@ -12,7 +12,7 @@
 //! - `connect`: CONNECT, login, claim of the client id, CONNACK, resumption
 //! - `inbound`: PUBLISH and its QoS flows; `subscribe`: SUBSCRIBE and UNSUBSCRIBE
 //! - `commit`: the batch of one read, its completion, changes that nobody waits for; `answers`: what is written then
-//! - `outbound`: deliveries, the send window, packet identifiers, the mailbox
+//! - `outbound`: deliveries, the send window, packet identifiers, the mailbox; `retained`: what a new subscription gets
 //! - `end`: DISCONNECT, keep alive, take-over, what is kept; `will`: a will and its row
 //! - `state`: the session; `records`: what of it is on disk; `limits` and `io`: what the shell passes in and gets out
 
@@ -26,6 +26,7 @@ mod io;
 mod limits;
 mod outbound;
 pub(crate) mod records;
+mod retained;
 mod state;
 mod subscribe;
 #[cfg(test)]
@@ -291,7 +292,9 @@ impl Machine {
     }
 
     fn waits_for_store(&self) -> bool {
-        let answers = |o: &Outstanding| !matches!(o.purpose, Purpose::Prepare(_) | Purpose::Lazy);
+        let answers = |o: &Outstanding| {
+            !matches!(o.purpose, Purpose::Prepare(_) | Purpose::Retained(_) | Purpose::Lazy)
+        };
         self.session.as_ref().is_some_and(|session| session.outstanding.iter().any(answers))
     }
 

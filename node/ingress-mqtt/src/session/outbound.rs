@@ -8,8 +8,8 @@
 //! **Packet identifiers.** A resend has the identifier of the first PUBLISH [MQTT-4.4.0-1], after a kill too. So that this
 //! takes no write per message, the identifier of a message in a mailbox is made from its position ([`identifier`],
 //! docs/adr/0012), which is on disk and never changes (P3). Two messages in flight may come to the same one; then the later
-//! one waits until the first is answered. What is in flight and in no mailbox (retained messages) has identifiers
-//! from a range of its own and ends with the process.
+//! one waits until the first is answered. What is in flight and in no mailbox (a retained message that came while its
+//! subscription was made) has identifiers from a range of its own and ends with the process.
 
 use super::answers::Answer;
 use super::records::{self, OutboundRecord};
@@ -21,9 +21,8 @@ use crate::codec::Ack;
 use crate::codec::encode::{self, AckKind, Alias, EncodeError, Outgoing};
 use crate::reason::Reason;
 use eventmesh_edge_core::event::{Event as CoreEvent, Position, Qos, Timestamp};
-use eventmesh_edge_core::ports::hub::{Delivery, Submission, SubscribeOptions};
+use eventmesh_edge_core::ports::hub::{Delivery, Submission};
 use eventmesh_edge_core::ports::store::{MailboxItem, ReadError, SessionNo, StateChange, Table};
-use eventmesh_edge_core::topic::TopicFilter;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -77,31 +76,10 @@ impl Machine {
         }
     }
 
-    /// A client may ask for all retained messages again and again, and take none: what is kept is what it asked for (P5).
-    pub(super) fn want_retained(&mut self, wanted: Vec<(TopicFilter, SubscribeOptions)>) {
-        for (filter, options) in wanted {
-            self.retained.retain(|(known, _)| *known != filter);
-            self.retained.push_back((filter, options));
-        }
-    }
-
-    /// The retained messages of one subscription; false if there are none to come.
-    fn refill_retained(&mut self, cx: &Context<'_>) -> bool {
-        while let Some((filter, options)) = self.retained.pop_front() {
-            let retained = cx.hub().retained(&filter, options).into_iter();
-            self.pending.extend(retained.map(|delivery| Pending { delivery, mailbox: false }));
-            if !self.pending.is_empty() {
-                return true;
-            }
-        }
-        self.retained = VecDeque::new();
-        false
-    }
-
     /// Sends what waits, as far as the window and the output allow.
     pub(super) fn pump(&mut self, cx: &Context<'_>, out: &mut Output) {
         while self.phase == Phase::Open && self.has_room(out) {
-            if self.pending.is_empty() && !self.refill_retained(cx) && !self.refill(out) {
+            if self.pending.is_empty() && !self.refill_retained(cx, out) && !self.refill(out) {
                 break;
             }
             if !self.may_send_next() {

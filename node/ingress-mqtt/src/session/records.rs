@@ -12,8 +12,9 @@
 //!               key   0xFE | number u64 (of a session that has ended and was a member of shared subscriptions)
 //!               value version u8 = 1 | count u16 | position u64 each: QoS 2 messages that it may have begun to receive
 //! Subscription  key   number u64 | filter (UTF-8)
-//!               value version u8 = 1 | options u8 (bits 0-1 QoS, 2 No Local, 3 Retain As Published, 4-5 Retain Handling)
-//!                     | Subscription Identifier u32
+//!               value version u8 = 1 | options u8 (bits 0-1 QoS, 2 No Local, 3 Retain As Published, 4-5 Retain Handling,
+//!                     6 retained messages are owed) | Subscription Identifier u32 | if they are owed: the topic up to which
+//!                     they are not owed any more (UTF-8; nothing: all are), to the end
 //! Inbound       key   number u64 | packet id u16
 //!               value position u64 | version u8 = 1 | QoS u8 | content hash u64
 //! Outbound      key   number u64 | packet id u16
@@ -48,6 +49,7 @@ const VERSION: u8 = 1;
 const SESSION_VERSION: u8 = 2;
 const ANONYMOUS: u8 = 1;
 const CONNECTED: u8 = 2;
+const RETAINED_OWED: u8 = 0x40;
 
 /// Key of the number mark.
 pub(crate) const NUMBER_MARK: &[u8] = &[0xFF];
@@ -161,30 +163,38 @@ pub(crate) fn split_key(key: &[u8]) -> Option<(SessionNo, &[u8])> {
     Some((SessionNo(r.u64()?), r.0))
 }
 
-pub(crate) fn encode_subscription(options: SubscribeOptions) -> Bytes {
+/// From which topic on a subscription's retained messages are owed: behind this one, or all of them.
+pub(crate) type Owed = Option<Text>;
+
+/// `owed`: retained messages of QoS 1 and 2 that are not in the mailbox yet.
+pub(crate) fn encode_subscription(options: SubscribeOptions, owed: Option<&Owed>) -> Bytes {
     let mut out = BytesMut::with_capacity(6);
     out.put_u8(VERSION);
     out.put_u8(
         options.qos as u8
             | u8::from(options.no_local) << 2
             | u8::from(options.retain_as_published) << 3
-            | (options.retain_handling & 3) << 4,
+            | (options.retain_handling & 3) << 4
+            | if owed.is_some() { RETAINED_OWED } else { 0 },
     );
     out.put_u32(options.identifier);
+    out.put_slice(owed.and_then(Option::as_ref).map_or(&[][..], |after| after.as_bytes()));
     out.freeze()
 }
 
-pub(crate) fn decode_subscription(value: &[u8]) -> Option<SubscribeOptions> {
+pub(crate) fn decode_subscription(value: &[u8]) -> Option<(SubscribeOptions, Option<Owed>)> {
     let mut r = Reader(value);
     r.version(VERSION)?;
     let bits = r.u8()?;
-    Some(SubscribeOptions {
+    let options = SubscribeOptions {
         qos: Qos::from_u8(bits & 3)?,
         no_local: bits & 4 != 0,
         retain_as_published: bits & 8 != 0,
         retain_handling: bits >> 4 & 3,
         identifier: r.u32()?,
-    })
+    };
+    let after = std::str::from_utf8(r.0).ok().filter(|after| !after.is_empty()).map(Text::from);
+    Some((options, (bits & RETAINED_OWED != 0).then_some(after)))
 }
 
 pub(crate) fn pid_key(number: SessionNo, pid: u16) -> Bytes {
@@ -348,11 +358,14 @@ mod tests {
         #[test]
         fn a_subscription_is_read_back(
             qos in 0u8..3, no_local: bool, retain_as_published: bool, retain_handling in 0u8..3, identifier: u32,
+            owed in proptest::option::of(proptest::option::of("[a-z]{1,20}")),
         ) {
             let options = SubscribeOptions {
                 qos: Qos::from_u8(qos).unwrap(), no_local, retain_as_published, retain_handling, identifier,
             };
-            prop_assert_eq!(decode_subscription(&encode_subscription(options)), Some(options));
+            let owed = owed.map(|after| after.map(Text::from));
+            let value = encode_subscription(options, owed.as_ref());
+            prop_assert_eq!(decode_subscription(&value), Some((options, owed)));
         }
 
         #[test]
@@ -398,7 +411,9 @@ mod tests {
             retain_handling: 1,
             identifier: 5,
         };
-        assert_eq!(&encode_subscription(options)[..], b"\x01\x16\0\0\0\x05");
+        assert_eq!(&encode_subscription(options, None)[..], b"\x01\x16\0\0\0\x05");
+        let owed = Some(Text::from_static("a/b"));
+        assert_eq!(&encode_subscription(options, Some(&owed))[..], b"\x01\x56\0\0\0\x05a/b");
         assert_eq!(&pid_key(SessionNo(1), 513)[..], b"\0\0\0\0\0\0\0\x01\x02\x01");
         let begun = vec![Position(2), Position(258)];
         let StateChange::Put { key, value: StateValue::Bytes(value), .. } = put_ended(SessionNo(7), &begun)

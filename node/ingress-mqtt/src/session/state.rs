@@ -1,7 +1,7 @@
 //! A session: what outlives a connection if it is persistent.
 
 use super::commit::Outstanding;
-use super::records::{Inbound, SessionRecord};
+use super::records::{Inbound, Owed, SessionRecord};
 use super::will::{PendingWill, WillNo};
 use crate::clients::Sessions;
 use crate::outlet::Link;
@@ -9,7 +9,7 @@ use eventmesh_edge_core::Text;
 use eventmesh_edge_core::event::{Position, Qos, Timestamp};
 use eventmesh_edge_core::ports::hub::{Delivery, Principal, SubscribeOptions, SubscriberId};
 use eventmesh_edge_core::ports::store::{SessionNo, StateChange};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 /// A session: what outlives a connection if it is persistent, and ends with it if not.
@@ -25,6 +25,8 @@ pub struct Session {
     pub(crate) link: Arc<Link>,
     /// What it subscribes to.
     pub(crate) filters: HashMap<Text, SubscribeOptions>,
+    /// Subscriptions whose retained messages are not all in the mailbox yet.
+    pub(crate) owed: BTreeMap<Text, Owed>,
     /// Publishes received whose packet identifier is not free: QoS 2 until PUBREL; QoS 1 of a persistent session until
     /// the PUBACK was written.
     pub(crate) inbound: HashMap<u16, Inbound>,
@@ -131,6 +133,7 @@ impl Session {
             subscriber: None,
             link,
             filters: HashMap::new(),
+            owed: BTreeMap::new(),
             inbound: HashMap::new(),
             counts_up: false,
             resends_due: false,

@@ -6,6 +6,7 @@ use super::{Context, Machine, Session};
 use crate::codec::{Subscribe, Unsubscribe};
 use crate::reason::{Place, Reason};
 use eventmesh_edge_core::Text;
+use eventmesh_edge_core::event::Qos;
 use eventmesh_edge_core::ports::hub::{Outlet, SubscribeOptions, SubscriberId};
 use eventmesh_edge_core::ports::store::{StateChange, StateValue, Table};
 use eventmesh_edge_core::topic::TopicFilter;
@@ -22,10 +23,7 @@ impl Machine {
             match self.subscribe_one(cx, filter, options) {
                 Ok((filter, earlier)) => {
                     codes.push(options.qos as u8);
-                    let is_new = earlier.is_none();
-                    let wanted = options.retain_handling == 0 || (options.retain_handling == 1 && is_new);
-                    // Not for a shared subscription (MQTT 5.0 section 4.8.2).
-                    if wanted && filter.share().is_none() {
+                    if wants_retained(&filter, options, earlier.is_none()) {
                         retained.push((filter.clone(), options));
                     }
                     undo.push((filter, earlier));
@@ -58,7 +56,11 @@ impl Machine {
         let earlier = session.filters.insert(filter.as_text().clone(), options);
         if let Some(number) = session.number {
             let key = records::subscription_key(number, filter.as_text());
-            let value = StateValue::Bytes(records::encode_subscription(options));
+            if wants_retained(&filter, options, earlier.is_none()) && has_retained(cx, &filter, options) {
+                session.owed.insert(filter.as_text().clone(), None);
+            }
+            let owed = session.owed.get(filter.as_text());
+            let value = StateValue::Bytes(records::encode_subscription(options, owed));
             self.batch().state.push(StateChange::Put { table: Table::Subscription, key, value });
         }
         Ok((filter, earlier))
@@ -81,6 +83,7 @@ impl Machine {
         let Some(session) = self.session.as_mut() else { return Reason::Unspecified };
         session.shared |= filter.share().is_some();
         let earlier = session.filters.remove(filter.as_text());
+        session.owed.remove(filter.as_text());
         let existed = session.subscriber.is_some_and(|s| cx.hub().unsubscribe(s, &filter));
         if let Some(number) = session.number {
             let key = records::subscription_key(number, filter.as_text());
@@ -89,6 +92,18 @@ impl Machine {
         undo.extend(earlier.is_some().then_some((filter, earlier)));
         if existed { Reason::Success } else { Reason::NoSubscriptionExisted }
     }
+}
+
+/// Not for a shared subscription (MQTT 5.0 section 4.8.2).
+fn wants_retained(filter: &TopicFilter, options: SubscribeOptions, is_new: bool) -> bool {
+    let wanted = options.retain_handling == 0 || (options.retain_handling == 1 && is_new);
+    wanted && filter.share().is_none()
+}
+
+/// Whether there is anything that would have to survive a kill.
+fn has_retained(cx: &Context<'_>, filter: &TopicFilter, options: SubscribeOptions) -> bool {
+    options.qos > Qos::AtMostOnce
+        && cx.hub().retained(filter, options).iter().any(|delivery| delivery.qos > Qos::AtMostOnce)
 }
 
 impl Session {
@@ -101,6 +116,7 @@ impl Session {
             } else {
                 cx.hub().unsubscribe(subscriber, filter);
                 self.filters.remove(filter.as_text());
+                self.owed.remove(filter.as_text());
             }
         }
     }

@@ -25,6 +25,9 @@ use std::collections::HashSet;
 
 /// Whether state refers to publications in their order, so that `at` can be a border.
 pub(super) fn can_split(submission: &Submission, at: usize) -> bool {
+    if matches!(submission.audience, Audience::Retained(_)) {
+        return false; // whoever asks for them bounds their number and size
+    }
     let border = state_border(submission, at);
     submission.state.iter().take(border).filter_map(named_event).all(|event| event < at)
 }
@@ -106,6 +109,8 @@ impl Parts {
 fn rest_of(audience: &mut Audience, at: usize) -> Audience {
     match audience {
         Audience::Everyone => Audience::Everyone,
+        // Not split: see `can_split`.
+        Audience::Retained(wanted) => Audience::Retained(wanted.clone()),
         Audience::Shares(shares) => Audience::Shares(shares.split_off(at.min(shares.len()))),
     }
 }

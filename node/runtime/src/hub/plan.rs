@@ -2,11 +2,11 @@
 
 use super::state::State;
 use super::subscribers::Subscribers;
-use eventmesh_edge_core::event::{Event, Position, Qos, Via};
+use eventmesh_edge_core::event::{Event, Position, Qos, Timestamp, Via};
 use eventmesh_edge_core::namespace::{Match, Retain};
 use eventmesh_edge_core::ports::Completion;
 use eventmesh_edge_core::ports::hub::{
-    Accepted, Audience, MailboxOptions, Publication, Submission, SubscriberId,
+    Accepted, Audience, MailboxOptions, Publication, RetainedFor, Submission, SubscriberId,
 };
 use eventmesh_edge_core::ports::store::{
     Commit, CommitError, Committed, Loss, MailboxEntry, NewEvent, StateChange, StateValue, StreamId, Table,
@@ -184,6 +184,10 @@ impl State {
     /// Plans a submission, or as much of it as one commit takes: the rest becomes a later part. The commit is empty if
     /// nothing of it has to be durable.
     pub(super) fn plan(&mut self, work: &mut Work) -> Result<(Commit, Vec<Planned>), CommitError> {
+        if let Audience::Retained(wanted) = &work.submission.audience {
+            // Anew at each try: what waits for room does not grow old.
+            work.submission.publications = self.retained_for(wanted);
+        }
         let Submission { publications, state, audience, .. } = &work.submission;
         if publications.iter().any(|publication| is_foreign(&publication.event)) {
             return Err(CommitError::Reserved);
@@ -211,6 +215,16 @@ impl State {
         Ok((commit, planned))
     }
 
+    /// The retained messages that a session is to get. What has expired its connection finds out.
+    fn retained_for(&self, wanted: &RetainedFor) -> Vec<Publication> {
+        let mut events = Vec::new();
+        self.retained.find(&wanted.filter, Timestamp(0), &mut events);
+        let behind = |event: &Event| wanted.after.as_ref().is_none_or(|after| event.topic > *after);
+        let within = |event: &Event| wanted.through.as_ref().is_none_or(|through| event.topic <= *through);
+        let due = events.iter().filter(|e| e.qos > Qos::AtMostOnce && behind(e) && within(e));
+        due.map(|event| Publication { event: (**event).clone(), publisher: None }).collect()
+    }
+
     /// Who gets the publication.
     fn find(
         &mut self,
@@ -230,6 +244,14 @@ impl State {
                     shares.iter().filter_map(|text| TopicFilter::parse(text.clone()).ok()).collect();
                 self.index.pick(&filters, ready, &mut matches);
             }
+            Audience::Retained(wanted) => matches.push(Match {
+                subscriber: wanted.subscriber,
+                granted: wanted.options.qos,
+                retain_as_published: true,
+                shared: false,
+                identifiers: Some(wanted.options.identifier).filter(|id| *id > 0).into_iter().collect(),
+                shares: Vec::new(),
+            }),
         }
         matches
     }

@@ -201,3 +201,31 @@ async fn identifiers_come_with_retained_messages() {
     let got = client.take().await;
     assert_eq!(got.number(property::SUBSCRIPTION_ID), Some(268_435_455));
 }
+
+/// SUBACK of a persistent session stands for its retained messages, too: it is killed before it has answered, and the node
+/// with it.
+#[tokio::test]
+async fn a_session_gets_its_retained_messages_after_a_kill() {
+    let node = Node::start().await;
+    for qos in [1, 2] {
+        let topic = format!("r/{qos}");
+        let mut publisher = node.client(V5, "publisher").await;
+        publisher.publish(Publish::new(&topic, "kept").qos(qos, 0).retain()).await;
+        publisher.disconnect().await;
+    }
+    let kept = Connect::kept(V5, "s");
+    let mut session = node.connect(&kept).await;
+    assert_eq!(session.subscribe("r/+", 2).await, 2);
+    let first = [session.message().await, session.message().await];
+    let node = node.kill().await;
+    let mut session = node.connect(&kept).await;
+    for message in first {
+        let again = session.take().await;
+        assert_eq!((&again.topic, again.pid, again.retain), (&message.topic, message.pid, true));
+        assert!(again.dup);
+    }
+    session.expect_nothing().await;
+    session.cut().await;
+    let node = node.kill().await;
+    node.connect(&kept).await.expect_nothing().await;
+}

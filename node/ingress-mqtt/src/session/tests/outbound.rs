@@ -237,37 +237,42 @@ fn a_message_waits_while_its_identifier_is_in_use() {
     assert_eq!(peer.received(), [message("t", "b", 1, 1), message("t", "c", 1, 2)]);
 }
 
-#[test]
-fn retained_messages_take_no_identifier_of_the_mailbox() {
-    let node = Node::new();
+/// The retained message comes while the subscription is made: it is found in memory and in no mailbox, and comes as a new
+/// message, too.
+fn subscribe_while_a_retained_message_comes<'n>(node: &'n Node, qos: u8) -> Peer<'n> {
     let mut publisher = node.connect(&clean(V3, "p"));
-    let retained = wire::publish(V3, "r", 1, 1, false, "r");
-    publisher.send(&[&[retained[0] | 1], &retained[1..]].concat());
     let mut peer = node.connect(&kept(V3, "c"));
-    peer.send(&wire::subscribe(V3, 1, &[("r", 1), ("t", 1)]));
-    publish(&node, "t", 1, "x");
-    let pids: Vec<_> = peer.received().iter().filter_map(pid_of).collect();
-    assert_eq!(pids, [61_442, 2]);
+    node.hub.set_auto(false);
+    peer.send(&wire::subscribe(V3, 1, &[("r", qos)]));
+    let retained = wire::publish(V3, "r", qos, 1, false, "r");
+    publisher.send(&[&[retained[0] | 1], &retained[1..]].concat());
+    node.hub.set_auto(true);
+    peer
 }
 
 #[test]
-fn a_retained_message_of_qos_2_in_flight_is_released_after_a_restart() {
+fn what_is_in_no_mailbox_takes_no_identifier_of_one() {
     let node = Node::new();
-    let mut publisher = node.connect(&clean(V3, "p"));
-    let retained = wire::publish(V3, "r", 2, 1, false, "r");
-    publisher.send(&[&[retained[0] | 1], &retained[1..]].concat());
-    let mut peer = node.connect(&kept(V3, "c"));
-    peer.send(&wire::subscribe(V3, 1, &[("r", 2)]));
-    assert!(matches!(peer.received()[..], [_, Sent::Publish { qos: 2, pid: 61_442, .. }]));
-    let again = node.restart();
-    let mut peer = again.accept();
+    let mut peer = subscribe_while_a_retained_message_comes(&node, 1);
+    let pids: Vec<_> = peer.received().iter().filter_map(pid_of).collect();
+    assert_eq!(pids, [61_442, 1]);
+}
+
+#[test]
+fn a_message_of_qos_2_in_flight_and_in_no_mailbox_is_released_after_a_restart() {
+    let node = Node::new();
+    let mut peer = subscribe_while_a_retained_message_comes(&node, 2);
+    let pids: Vec<_> = peer.received().iter().filter_map(pid_of).collect();
+    assert_eq!(pids, [61_442, 1]);
+    let restarted = node.restart();
+    let mut peer = restarted.accept();
     peer.send(&kept(V3, "c").encode());
     // Otherwise the client would take the next message under this identifier for this one, and drop it.
-    assert_eq!(peer.received()[1..], [Sent::PubRel(61_442, 0)]);
+    assert_eq!(peer.received()[1..], [Sent::PubRel(61_442, 0), again("r", "r", 2, 1)]);
     peer.send(&wire::ack(0x70, 61_442));
-    again.advance(1);
+    restarted.advance(1);
     peer.tick();
-    assert!(again.hub.rows(Table::Outbound).is_empty());
+    assert_eq!(restarted.hub.rows(Table::Outbound).len(), 1);
 }
 
 #[test]
@@ -503,7 +508,7 @@ fn pid_of(sent: &Sent) -> Option<u16> {
 }
 
 #[test]
-fn a_retained_message_in_flight_is_sent_again_from_memory() {
+fn a_retained_message_in_flight_is_sent_again() {
     let node = Node::new();
     let mut publisher = node.connect(&clean(V3, "p"));
     let mut retained = wire::publish(V3, "r", 1, 1, false, "x");
@@ -515,8 +520,96 @@ fn a_retained_message_in_flight_is_sent_again_from_memory() {
     peer.cut();
     let mut peer = node.accept();
     peer.send(&kept(V3, "c").encode());
-    assert!(matches!(&peer.received()[1], Sent::Publish { pid: 61_442, dup: true, retain: true, .. }));
-    peer.send(&wire::ack(0x40, 1));
+    assert!(matches!(&peer.received()[1], Sent::Publish { pid: 2, dup: true, retain: true, .. }));
+    peer.send(&wire::ack(0x40, 2));
     peer.cut();
     assert_eq!(node.connect(&kept(V3, "c")).received(), []);
+}
+
+/// So many topics with a retained message of this QoS.
+fn retain_some(node: &Node, count: u16, qos: u8) {
+    let mut publisher = node.connect(&clean(V3, "publisher"));
+    for n in 0..count {
+        let mut packet = wire::publish(V3, &format!("r/{n:03}"), qos, n + 1, false, &n.to_string());
+        packet[0] |= 1;
+        publisher.send(&packet);
+        if qos == 2 {
+            publisher.send(&wire::ack(0x62, n + 1));
+        }
+    }
+}
+
+fn messages(sent: Vec<Sent>) -> Vec<(String, u16, bool)> {
+    let message = |sent| match sent {
+        Sent::Publish { payload, pid, dup, retain: true, .. } => Some((payload, pid, dup)),
+        _ => None,
+    };
+    sent.into_iter().filter_map(message).collect()
+}
+
+/// SUBACK of a persistent session stands for its retained messages, too (P1): killed before it has answered, it gets them
+/// after the restart, under the same identifiers.
+#[test]
+fn retained_messages_survive_a_kill_before_their_answer() {
+    for qos in [1, 2] {
+        let node = Node::new();
+        retain_some(&node, 3, qos);
+        let mut peer = node.connect(&kept(V5, "c"));
+        peer.send(&wire::subscribe(V5, 1, &[("r/+", 2)]));
+        let first = messages(peer.received());
+        let payloads: Vec<_> = first.iter().map(|(payload, ..)| payload.as_str()).collect();
+        assert_eq!(payloads, ["0", "1", "2"], "QoS {qos}");
+        drop(peer);
+        let node = node.restart();
+        let mut peer = node.accept();
+        peer.send(&kept(V5, "c").encode());
+        let again: Vec<_> = first.iter().map(|(payload, pid, _)| (payload.clone(), *pid, true)).collect();
+        assert_eq!(messages(peer.received()), again, "QoS {qos}");
+    }
+}
+
+/// The kill comes right after SUBACK: nothing is in the mailbox yet.
+#[test]
+fn retained_messages_that_were_only_promised_survive_a_kill() {
+    let node = Node::new();
+    retain_some(&node, 3, 1);
+    let mut peer = node.connect(&kept(V5, "c"));
+    node.hub.set_auto(false);
+    peer.send(&wire::subscribe(V5, 1, &[("r/+", 1)]));
+    node.hub.complete_one();
+    assert_eq!(peer.received(), [Sent::SubAck(1, vec![1])]);
+    assert_eq!(node.hub.mailbox_len(), 0);
+    drop(peer);
+    let node = node.restart();
+    let mut peer = node.accept();
+    peer.send(&kept(V5, "c").encode());
+    assert_eq!(messages(peer.received()).len(), 3);
+    drop(peer);
+    let node = node.restart();
+    assert_eq!(node.hub.mailbox_len(), 3, "they are not put there again");
+}
+
+/// Many of them do not fill the mailbox: the next ones follow what the client has taken (P5).
+#[test]
+fn many_retained_messages_go_through_the_mailbox_in_pieces() {
+    let node = Node::new();
+    retain_some(&node, 200, 1);
+    let mut peer = node.connect(&kept(V5, "c"));
+    peer.send(&wire::subscribe(V5, 1, &[("r/#", 1)]));
+    let (mut got, mut most) = (Vec::new(), 0);
+    for _ in 0..500 {
+        let sent = messages(peer.received());
+        most = most.max(node.hub.mailbox_len());
+        if sent.is_empty() {
+            break;
+        }
+        for (payload, pid, _) in sent {
+            got.push(payload.parse::<u16>().unwrap());
+            peer.send(&wire::ack(0x40, pid));
+        }
+        node.clock.advance(Duration::from_secs(1));
+        peer.tick();
+    }
+    assert_eq!(got, (0..200).collect::<Vec<_>>());
+    assert!(most <= 164, "window and one piece, two at most: {most}");
 }

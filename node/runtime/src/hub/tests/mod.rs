@@ -13,7 +13,7 @@ use super::*;
 use eventmesh_edge_contract::suite::support::{spec_of, stream};
 use eventmesh_edge_contract::{FaultyStore, MemoryStore, Script};
 use eventmesh_edge_core::event::{Timestamp, Via};
-use eventmesh_edge_core::ports::hub::{Audience, Offer, Publication};
+use eventmesh_edge_core::ports::hub::{Audience, Offer, Publication, RetainedFor};
 use eventmesh_edge_core::ports::store::{Committed, StoreSpec, StreamId, WhenFull};
 use eventmesh_edge_core::route::Route;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};

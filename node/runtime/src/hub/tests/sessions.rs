@@ -345,3 +345,37 @@ proptest! {
         })?;
     }
 }
+
+/// Retained messages into a mailbox, up to date: what is being committed when they are asked for is not followed by what it
+/// takes the place of.
+#[tokio::test(start_paused = true)]
+async fn retained_messages_go_into_a_mailbox_by_topic() {
+    let mut bench = Bench::new();
+    for (topic, payload) in [("r/1", "a"), ("r/2", "b"), ("r/3", "c"), ("s/1", "d")] {
+        bench.submit(payload, from(None, [Event { retain: true, ..event(topic, payload) }]));
+    }
+    bench.submit("q", from(None, [Event { retain: true, qos: Qos::AtMostOnce, ..event("r/2/q", "q") }]));
+    bench.turn().await;
+    let subscriber = bench.session(7, "r/#");
+    let wanted = RetainedFor {
+        subscriber,
+        filter: filter("r/#"),
+        options: SubscribeOptions { identifier: 5, ..OPTIONS },
+        after: Some(Text::from_static("r/1")),
+        through: None,
+    };
+    let audience = Audience::Retained(Box::new(wanted.clone()));
+    bench.submit("retained", Submission { audience, ..Submission::default() });
+    bench.turn().await;
+    let items = bench.mailbox(7, Position::ZERO);
+    let got: Vec<_> = items.iter().map(|item| item.event.event.topic.to_string()).collect();
+    assert_eq!(got, ["r/2", "r/3"]);
+    let options = bench.hub.mailbox_options(&items[0]);
+    assert_eq!((options.retain, options.identifiers), (true, vec![5]));
+    let through = Some(Text::from_static("r/1"));
+    let audience = Audience::Retained(Box::new(RetainedFor { after: None, through, ..wanted }));
+    bench.submit("rest", Submission { audience, ..Submission::default() });
+    bench.turn().await;
+    assert_eq!(bench.mailbox(7, items[1].event.position).len(), 1);
+    assert_eq!(bench.hub.stats().retained.topics, 5, "nothing was published");
+}
