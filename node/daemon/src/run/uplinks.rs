@@ -7,7 +7,7 @@ use eventmesh_edge_config::{
 };
 use eventmesh_edge_core::Text;
 use eventmesh_edge_core::ports::clock::Clock;
-use eventmesh_edge_core::ports::store::{Store, UplinkId};
+use eventmesh_edge_core::ports::store::{Consumer, Store, UplinkId};
 use eventmesh_edge_core::ports::uplink::Uplink as UplinkPort;
 use eventmesh_edge_core::telemetry::Testament;
 use eventmesh_edge_runtime::floor::TimeFloor;
@@ -52,16 +52,19 @@ pub(super) type Adapter = (Box<dyn UplinkPort>, AdapterFigures);
 pub(super) fn build(config: &Config, slots: &Slots, parts: &Parts) -> anyhow::Result<Vec<Built>> {
     let one = |uplink: &Uplink| {
         let built = adapter(config, uplink, parts);
-        let built = built.and_then(|adapter| forward(config, slots, uplink, parts, adapter));
+        // Nothing is drained at a start: what was left of a drain has been settled by the store.
+        let built = built.and_then(|adapter| forward(config, slots, &[], uplink, parts, adapter));
         built.with_context(|| format!("uplink \"{}\"", uplink.name))
     };
     config.uplinks.iter().map(one).collect()
 }
 
-/// The forwarder of one uplink, from where its cursors stand now.
+/// The forwarder of one uplink, from where its cursors stand now: of the streams that it reads by the configuration, and of
+/// those that it only has to finish (`draining`).
 pub(super) fn forward(
     config: &Config,
     slots: &Slots,
+    draining: &[Consumer],
     uplink: &Uplink,
     parts: &Parts,
     (adapter, figures): Adapter,
@@ -71,7 +74,7 @@ pub(super) fn forward(
     let seed = u64::from(parts.store.log_id().0) << 16 | u64::from(id.0);
     let routes = Arc::clone(&parts.routes);
     let kind: KindOf = Arc::new(move |_, stored| routes.kind_for(&stored.event.topic, stored.event.via));
-    let options = options(config, slots, uplink, id, seed, kind);
+    let options = options(config, (slots, draining), uplink, id, seed, kind);
     let downward = parts.hub.downward(uplink.name.as_str());
     let (store, clock) = (Arc::clone(&parts.store), Arc::clone(&parts.clock));
     let forward = Forward::new(options, store, adapter, clock, downward)?;
@@ -82,13 +85,20 @@ pub(super) fn forward(
 
 fn options(
     config: &Config,
-    slots: &Slots,
+    (slots, draining): (&Slots, &[Consumer]),
     uplink: &Uplink,
     id: UplinkId,
     seed: u64,
     kind: KindOf,
 ) -> Options {
-    let reads = config.streams.iter().filter(|stream| config.readers(stream, slots).contains(&id));
+    let drains = |stream: &eventmesh_edge_config::Stream| {
+        let stream = slots.stream(stream.name.as_str());
+        draining.iter().any(|consumer| consumer.uplink == id && Some(consumer.stream) == stream)
+    };
+    let is_for = |stream: &&eventmesh_edge_config::Stream| {
+        config.readers(stream, slots).contains(&id) || drains(stream)
+    };
+    let reads = config.streams.iter().filter(is_for);
     let stream = |stream: &eventmesh_edge_config::Stream| {
         Some(Stream {
             id: slots.stream(stream.name.as_str())?,
@@ -249,7 +259,27 @@ mod tests {
         let uplink = config.uplinks.first().unwrap();
         let told = mqtt_options(&config, uplink).unwrap().unconfirmed_max;
         let kind: KindOf = Arc::new(|_, _| Text::new());
-        let taken = options(&config, &Slots::of(&config), uplink, UplinkId(0), 1, kind).downward_max;
+        let taken = options(&config, (&Slots::of(&config), &[]), uplink, UplinkId(0), 1, kind).downward_max;
         assert_eq!(usize::from(told), taken);
+    }
+
+    /// A drain goes on with whatever forwarder the uplink has: one that did not read the stream would never end it.
+    #[test]
+    fn a_new_forwarder_goes_on_with_what_is_being_drained() {
+        let file = "[[stream]]\nname = \"alarms\"\n[[route]]\ntopics = [\"alarm/#\"]\nstream = \"alarms\"\nuplinks = [\"site\"]\n\
+            [[uplink]]\nname = \"cloud\"\nkind = \"mqtt\"\naddresses = [\"localhost\"]\n\
+            [[uplink]]\nname = \"site\"\nkind = \"mqtt\"\naddresses = [\"localhost\"]\n";
+        let config = Config::parse(file, "node.toml", &BTreeMap::new(), &Overrides::default()).unwrap();
+        let slots = Slots::of(&config);
+        let (cloud, alarms) = (slots.uplink("cloud").unwrap(), slots.stream("alarms").unwrap());
+        let reads = |draining: &[Consumer]| {
+            let kind: KindOf = Arc::new(|_, _| Text::new());
+            let uplink = config.uplinks.first().unwrap();
+            let options = options(&config, (&slots, draining), uplink, cloud, 1, kind);
+            options.streams.iter().map(|stream| stream.id).collect::<Vec<_>>()
+        };
+        let of_others = Consumer { stream: alarms, uplink: slots.uplink("site").unwrap() };
+        assert!(!reads(&[of_others]).contains(&alarms));
+        assert!(reads(&[Consumer { stream: alarms, uplink: cloud }]).contains(&alarms));
     }
 }

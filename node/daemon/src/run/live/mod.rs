@@ -189,7 +189,7 @@ impl Live {
             before.uplinks.iter().map(|view| (view.id, view.clone())).collect();
         for uplink in &new.uplinks {
             let Some(adapter) = adapters.remove(uplink.name.as_str()) else { continue };
-            match self.take_over(&new, &slots, &plan, uplink, adapter, &views, stage) {
+            match self.take_over(&new, (&slots, &farewells.drain), &plan, uplink, adapter, &views, stage) {
                 Ok(view) => drop(views.insert(view.id, view)),
                 // The configuration was checked: what fails here is a bug, and the old one goes on.
                 Err(error) => {
@@ -229,7 +229,7 @@ impl Live {
     fn take_over(
         &mut self,
         new: &Config,
-        slots: &Slots,
+        (slots, draining): (&Slots, &[Consumer]),
         plan: &Plan,
         uplink: &Uplink,
         (adapter, figures): Adapter,
@@ -241,7 +241,8 @@ impl Live {
             view.handle.replace(adapter);
             return Ok(UplinkView { config: uplink.clone(), figures: Arc::new(figures), ..view.clone() });
         }
-        let Built { forward, view } = uplinks::forward(new, slots, uplink, &self.parts, (adapter, figures))?;
+        let Built { forward, view } =
+            uplinks::forward(new, slots, draining, uplink, &self.parts, (adapter, figures))?;
         match self.lanes.get(uplink.name.as_str()) {
             Some(lane) => lane.follow(forward),
             None => drop(self.lanes.insert(uplink.name.to_string(), Lane::start(stage, forward))),
