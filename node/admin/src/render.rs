@@ -111,6 +111,10 @@ fn ingress(i: &IngressStatus) -> Vec<String> {
     if !troubles.is_empty() {
         lines.push(format!("{}: {} connections; {troubles}", i.kind, count(i.connections_accepted)));
     }
+    let counted = figures(i.counted.iter().map(|(what, n)| (what.as_str(), *n)));
+    if !counted.is_empty() {
+        lines.push(format!("{}: {counted}", i.kind));
+    }
     lines
 }
 
@@ -325,11 +329,19 @@ mod tests {
             bad_packets: 2,
             ..IngressStatus::default()
         };
-        let status = Status { ingress: vec![ingress], ..status };
+        let coap = IngressStatus {
+            kind: "coap".into(),
+            published: 5,
+            counted: BTreeMap::from([("duplicates".into(), 3), ("sent again".into(), 0)]),
+            ..IngressStatus::default()
+        };
+        let status = Status { ingress: vec![ingress, coap], ..status };
         let text = render(&status);
         for part in [
             "in: mqtt: 1,300 messages,",
             "in: mqtt: 12 connections; 4 bad user name or password, 2 bad packets",
+            "in: coap: 5 messages,",
+            "in: coap: 3 duplicates",
             "uplink: cloud: 3 sent again, 1 loops dropped; last refusal: 0x97 quota exceeded",
             "plant-7  eventmesh-edge 0.1.0",
             "down 12 s, next attempt in 3.0 s",

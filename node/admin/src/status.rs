@@ -181,7 +181,7 @@ pub struct UplinkStatus {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct IngressStatus {
-    /// `mqtt`.
+    /// `mqtt` or `coap`.
     pub kind: String,
     /// Connections open now.
     pub connections_open: u64,
@@ -215,6 +215,8 @@ pub struct IngressStatus {
     pub expired: u64,
     /// Messages not sent to clients: too large for them.
     pub too_large: u64,
+    /// What only this protocol counts, in the words of the operator.
+    pub counted: BTreeMap<String, u64>,
 }
 
 /// The disk.

@@ -67,6 +67,8 @@ codes! {
     REQUEST_ENTITY_TOO_LARGE = 4 . 13;
     /// 4.15
     UNSUPPORTED_CONTENT_FORMAT = 4 . 15;
+    /// 4.22 (RFC 8132 section 4.3)
+    UNPROCESSABLE_ENTITY = 4 . 22;
     /// 4.29 (RFC 8516)
     TOO_MANY_REQUESTS = 4 . 29;
     /// 5.00

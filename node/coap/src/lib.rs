@@ -21,7 +21,7 @@ pub mod response;
 mod rng;
 
 pub use code::Code;
-pub use endpoint::{Endpoint, ExchangeNo, Output, Params};
+pub use endpoint::{Endpoint, ExchangeNo, Fingerprint, Identity, Output, Params};
 pub use message::{Kind, Message, Token};
 pub use request::Request;
 pub use response::Response;

@@ -35,6 +35,7 @@ pub(crate) fn listener(s: &mut Section<'_, '_>) -> Listener {
         queue_bytes: ByteSize::from_mib(1),
         redirect_to: None,
         redirect_when: RedirectWhen::Full,
+        multicast: s.value("multicast", Vec::new()),
     }
 }
 
@@ -53,6 +54,9 @@ mod tests {
         let listener = &config.listeners[1];
         assert_eq!((listener.kind, listener.bind.port()), (ListenerKind::Coap, 5683));
         assert_eq!(listener.auth, Auth::Anonymous);
+        assert!(listener.multicast.is_empty(), "no groups unless interfaces are named");
+        let named = "[[listener]]\nkind = \"coap\"\nmulticast = [\"eth0\", \"wlan0\"]\n";
+        assert_eq!(parse(named).unwrap().listeners[0].multicast, ["eth0", "wlan0"]);
         let problem = parse("[[listener]]\nkind = \"coap\"\nsend_window = 3\n").unwrap_err();
         assert!(problem.contains("send_window"), "{problem}");
     }

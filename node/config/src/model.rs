@@ -186,6 +186,8 @@ pub struct Listener {
     pub redirect_to: Option<String>,
     /// Which clients those are.
     pub redirect_when: RedirectWhen,
+    /// CoAP: interfaces over which it answers discovery by multicast.
+    pub multicast: Vec<String>,
 }
 
 words! {

@@ -235,6 +235,7 @@ fn mqtt_listener(s: &mut Section<'_, '_>) -> Listener {
         ),
         redirect_to: s.optional("redirect_to"),
         redirect_when: s.value("redirect_when", RedirectWhen::Full),
+        multicast: Vec::new(),
     }
 }
 

@@ -13,11 +13,12 @@
 //! - [`service`]: requests to publications and back, as a state machine without I/O over `eventmesh-edge-coap`
 //! - [`records`]: what of it is durable
 //! - [`link`]: the queue from the hub to the listener's task
-//! - [`server`]: the socket
+//! - [`server`]: the sockets, those of multicast groups among them
 //!
 //! It knows the core's ports and nothing of the store, the uplinks or the runtime behind them.
 
 pub mod link;
+mod multicast;
 mod path;
 pub mod records;
 pub mod server;

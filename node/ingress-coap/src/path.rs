@@ -44,7 +44,7 @@ fn topic(levels: &[&str]) -> Result<TopicName, Response> {
 }
 
 fn filter(request: &Request) -> Result<Target, Response> {
-    let Some(filter) = request.argument("topic") else {
+    let Some(filter) = fetched(request)?.or(request.argument("topic")) else {
         return Err(Response::error(Code::BAD_REQUEST, "say which topics: /ps?topic=FILTER, or /ps/TOPIC"));
     };
     let filter = TopicFilter::parse(Text::from(filter)).map_err(|error| bad(&error))?;
@@ -52,6 +52,18 @@ fn filter(request: &Request) -> Result<Target, Response> {
         return Err(Response::error(Code::BAD_REQUEST, "shared subscriptions are for MQTT"));
     }
     Ok(Target::Filter(filter))
+}
+
+/// What FETCH asks for stands in its payload, as text (RFC 8132 section 2): a filter may be longer than an option.
+fn fetched(request: &Request) -> Result<Option<&str>, Response> {
+    if request.method != Code::FETCH {
+        return Ok(None);
+    }
+    if request.content_format.is_some_and(|format| format != 0) {
+        return Err(Response::error(Code::UNSUPPORTED_CONTENT_FORMAT, "the filter is text/plain (0)"));
+    }
+    let text = std::str::from_utf8(&request.payload);
+    text.map(Some).map_err(|_| Response::error(Code::BAD_REQUEST, "the filter is UTF-8"))
 }
 
 fn bad(error: &dyn std::fmt::Display) -> Response {

@@ -4,6 +4,8 @@
 //! coap/n                      version u8 = 1 | u64: no device has a number from here on
 //! coap/d/<device>             version u8 = 2 | number u64: its mailbox | heard u64: when the device was last heard of, about
 //!                             (ms since 1970, 0 if the clock was not set). Version 1 has no `heard`.
+//! coap/r/<slot>               version u8 = 1 | code u8 | at u64 | fingerprint u64 | fingerprint u64 or nothing: a request that was
+//!                             answered, with what it stored. Slots are u16, below [`SLOTS`], used in turn
 //! coap/o/<address><token>     version u8 = 1 | flags u8 (1 with Accept) | Accept u16 | target: topic name or filter
 //!                             address: u8 4 or 6 | octets | port u16
 //! ```
@@ -12,7 +14,7 @@
 //! Mailboxes of devices have session numbers with the highest bit set; those of MQTT sessions count from 1.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use eventmesh_edge_coap::Token;
+use eventmesh_edge_coap::{Code, Fingerprint, Identity, Token};
 use eventmesh_edge_core::Text;
 use eventmesh_edge_core::event::Timestamp;
 use eventmesh_edge_core::ports::store::{SessionNo, StateChange, StateValue, Table};
@@ -26,6 +28,9 @@ const DEVICE_VERSION: u8 = 2;
 const MARK: &[u8] = b"coap/n";
 const DEVICE: &[u8] = b"coap/d/";
 const OBSERVER: &[u8] = b"coap/o/";
+const ANSWERED: &[u8] = b"coap/r/";
+/// Requests that are known after a restart: the newest ones of all devices.
+pub const SLOTS: u16 = 8_192;
 const DEVICE_BIT: u64 = 1 << 63;
 
 /// One row.
@@ -34,6 +39,44 @@ pub(crate) enum Row {
     Mark(u64),
     Device { name: Text, number: u64, heard: Timestamp },
     Observer(Kept),
+    Answered(Answered),
+}
+
+/// A request that was stored and answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Answered {
+    pub(crate) slot: u16,
+    pub(crate) code: Code,
+    pub(crate) at: Timestamp,
+    pub(crate) identity: Identity,
+}
+
+impl Answered {
+    pub(crate) fn put(&self) -> StateChange {
+        let mut value = BytesMut::with_capacity(26);
+        value.put_u8(VERSION);
+        value.put_u8(self.code.0);
+        value.put_u64(self.at.0);
+        value.put_u64(self.identity.message.0);
+        if let Some(body) = self.identity.body {
+            value.put_u64(body.0);
+        }
+        put([ANSWERED, &self.slot.to_be_bytes()].concat().into(), value.freeze())
+    }
+
+    fn read(slot: &[u8], value: &[u8]) -> Option<Answered> {
+        let slot = u16::from_be_bytes(slot.try_into().ok()?);
+        let (code, value) = value.split_first()?;
+        let (at, value) = value.split_first_chunk()?;
+        let (message, body) = value.split_first_chunk()?;
+        let body = match body {
+            [] => None,
+            body => Some(Fingerprint(u64::from_be_bytes(body.try_into().ok()?))),
+        };
+        let message = Fingerprint(u64::from_be_bytes(*message));
+        let at = Timestamp(u64::from_be_bytes(*at));
+        Some(Answered { slot, code: Code(*code), at, identity: Identity { message, body } })
+    }
 }
 
 /// An observation that outlives the process.
@@ -128,6 +171,9 @@ pub(crate) fn read(key: &[u8], value: &[u8]) -> Option<Row> {
     if key == MARK {
         return Some(Row::Mark(u64::from_be_bytes(value.try_into().ok()?)));
     }
+    if let Some(slot) = key.strip_prefix(ANSWERED) {
+        return Answered::read(slot, value).map(Row::Answered);
+    }
     let (peer, token) = observer(key.strip_prefix(OBSERVER)?)?;
     let (head, target) = value.split_at_checked(3)?;
     let [flags, high, low] = *head else { return None };
@@ -185,6 +231,11 @@ mod tests {
         );
         let first = [&[1u8][..], &9u64.to_be_bytes()].concat();
         assert_eq!(read(&device_key("pump/3"), &first), Some(device(Timestamp(0))), "as version 1 had it");
+        for body in [None, Some(Fingerprint(5))] {
+            let identity = Identity { message: Fingerprint(4), body };
+            let answered = Answered { slot: 8_191, code: Code::CHANGED, at: heard, identity };
+            assert_eq!(back(answered.put()), Some(Row::Answered(answered)));
+        }
         for peer in ["192.0.2.1:5683", "[2001:db8::1]:1"] {
             let kept = Kept {
                 peer: peer.parse().unwrap(),
@@ -201,7 +252,7 @@ mod tests {
         #[test]
         fn nothing_panics(key in prop::collection::vec(any::<u8>(), 0..40), value in prop::collection::vec(any::<u8>(), 0..40)) {
             read(&key, &value);
-            for prefix in [DEVICE, OBSERVER, MARK] {
+            for prefix in [DEVICE, OBSERVER, MARK, ANSWERED] {
                 read(&[prefix, &key].concat(), &value);
             }
         }

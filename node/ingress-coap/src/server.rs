@@ -1,6 +1,7 @@
-//! The socket: one task per listener, which reads, decides and sends.
+//! The sockets: one task per listener, which reads, decides and sends.
 
 use crate::link::{Event, Link};
+use crate::multicast;
 use crate::service::{Action, Bell, Bells, Context, Input, Output, Parts, Service, ServiceOptions};
 use crate::stats::Stats;
 use bytes::Bytes;
@@ -19,6 +20,8 @@ use tokio::time::{sleep, timeout};
 pub struct ListenerOptions {
     /// Address and port; port 0 takes any free one.
     pub bind: SocketAddr,
+    /// Interfaces over which the groups of all CoAP nodes are joined; none of them unless named.
+    pub multicast: Vec<String>,
     /// The service behind it.
     pub service: ServiceOptions,
     /// Deliveries that wait for the task.
@@ -39,6 +42,15 @@ pub enum BindError {
         #[source]
         source: std::io::Error,
     },
+    /// An interface is not there, or has no address.
+    #[error("join the groups of all CoAP nodes over {interfaces:?}")]
+    Join {
+        /// Which interfaces.
+        interfaces: Vec<String>,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The system gives no random numbers.
     #[error("draw a secret for message ids and Echo values: {0}")]
     Random(getrandom::Error),
@@ -47,6 +59,7 @@ pub enum BindError {
 /// A bound listener; devices are served once it [runs](Listener::run).
 pub struct Listener {
     socket: std::net::UdpSocket,
+    groups: Vec<std::net::UdpSocket>,
     address: SocketAddr,
     stop_timeout: Duration,
     hub: Arc<dyn Hub>,
@@ -76,12 +89,16 @@ pub fn bind(
 ) -> Result<Listener, BindError> {
     let address = options.bind;
     let failed = |source| BindError::Bind { address, source };
-    let socket = std::net::UdpSocket::bind(address).map_err(failed)?;
+    let interfaces = options.multicast;
+    let socket = multicast::unicast(address, !interfaces.is_empty()).map_err(failed)?;
     socket.set_nonblocking(true).map_err(failed)?;
     if let Err(errno) = rustix::net::sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER_BYTES) {
         tracing::debug!(%errno, "the receive buffer stays as it is");
     }
     let address = socket.local_addr().map_err(failed)?;
+    let groups = multicast::join(address, &interfaces)
+        .and_then(|groups| groups.iter().try_for_each(|group| group.set_nonblocking(true)).map(|()| groups))
+        .map_err(|source| BindError::Join { interfaces, source })?;
     let mut secret = [0; 32];
     getrandom::fill(&mut secret).map_err(BindError::Random)?;
     let link = Arc::new(Link::new(options.queue_events));
@@ -91,7 +108,7 @@ pub fn bind(
     let cx = Context { now: clock.monotonic(), wall: clock.now(), hub: &*hub };
     let skipped = service.restore(&cx, kept);
     tracing::debug!(rows = kept.len(), skipped, "devices and observers loaded");
-    Ok(Listener { socket, address, stop_timeout: options.stop_timeout, hub, clock, link, service })
+    Ok(Listener { socket, groups, address, stop_timeout: options.stop_timeout, hub, clock, link, service })
 }
 
 /// An event of a mailbox wakes the task; many in a row wake it once.
@@ -122,9 +139,14 @@ impl Listener {
     /// The socket cannot be handed to the runtime.
     pub async fn run(self, stop: impl Future<Output = ()>) -> std::io::Result<()> {
         let socket = UdpSocket::from_std(self.socket)?;
+        let groups: Vec<UdpSocket> =
+            self.groups.into_iter().map(UdpSocket::from_std).collect::<std::io::Result<_>>()?;
+        let address = self.address;
         let Listener { hub, clock, link, service, stop_timeout, .. } = self;
         let mut running = Running {
             socket,
+            groups,
+            address,
             hub,
             clock,
             link,
@@ -142,6 +164,7 @@ impl Listener {
                     Ok(()) => running.read(),
                     Err(error) => running.cannot_read(&error).await,
                 },
+                group = any_readable(&running.groups) => running.read_group(group),
                 () = sleep(due) => running.handle(Input::Tick),
             }
             // Many datagrams in a row must not keep the hub from its work.
@@ -152,9 +175,20 @@ impl Listener {
     }
 }
 
+/// The index of a socket that has something to read; never, if there is none.
+async fn any_readable(sockets: &[UdpSocket]) -> usize {
+    std::future::poll_fn(|cx| {
+        let ready = sockets.iter().position(|socket| socket.poll_recv_ready(cx).is_ready());
+        ready.map_or(std::task::Poll::Pending, std::task::Poll::Ready)
+    })
+    .await
+}
+
 /// A listener at work.
 struct Running {
     socket: UdpSocket,
+    groups: Vec<UdpSocket>,
+    address: SocketAddr,
     hub: Arc<dyn Hub>,
     clock: Arc<dyn Clock>,
     link: Arc<Link>,
@@ -183,6 +217,19 @@ impl Running {
                 // The network's answer to something that was sent: the peer is gone, which its timers will tell.
                 Err(error) => tracing::debug!(%error, "a datagram could not be delivered"),
             }
+        }
+        self.buffer = buffer;
+    }
+
+    /// The same for a group: what came there was sent to it.
+    fn read_group(&mut self, group: usize) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        for _ in 0..READS_AT_ONCE {
+            let read = self.groups.get(group).map(|socket| socket.try_recv_from(&mut buffer));
+            let Some(Ok((length, peer))) = read else { break };
+            let bytes = buffer.get(..length).unwrap_or_default();
+            let peer = multicast::as_seen_by(self.address, peer);
+            self.handle(Input::Datagram { peer, bytes, multicast: true });
         }
         self.buffer = buffer;
     }

@@ -27,6 +27,8 @@ stats! {
     peers,
     /// Observations now.
     observations,
+    /// Devices with a mailbox now.
+    mailboxes,
     /// Datagrams that came in.
     datagrams_in,
     /// Their bytes.
@@ -45,6 +47,12 @@ stats! {
     overloaded,
     /// Responses made smaller or held back until the peer's address is verified.
     curbed,
+    /// Peers forgotten for others while what they had sent was still of use.
+    peers_evicted,
+    /// Answered requests forgotten while a copy of them could still come.
+    history_cut,
+    /// Transfers of bodies given up before they were complete.
+    uploads_evicted,
     /// Publications handed to the hub.
     published,
     /// Publications that a full stream refused.

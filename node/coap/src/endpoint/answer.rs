@@ -47,12 +47,11 @@ impl<P: PeerKey> Endpoint<P> {
         };
         let message = self.fit(now, &open, Shell { kind, id, token: open.token }, response);
         let datagram = message.encode();
-        if let (Some(known), Some(fingerprint)) = (self.peers.get_mut(open.peer), open.remembered) {
-            let how = if apart { How::Apart } else { How::Direct };
-            known.dedup.answered(fingerprint, message.code, how);
-            if kind == Kind::Ack {
-                known.remember(fingerprint, &datagram);
-            }
+        self.note_answer(&open, message.code, if apart { How::Apart } else { How::Direct });
+        if let (Some(known), Some(fingerprint), Kind::Ack) =
+            (self.peers.get_mut(open.peer), open.remembered, kind)
+        {
+            known.remember(fingerprint, &datagram);
         }
         if open.observe.is_some() && !message.code.is_success() {
             // It has to prove its address first: whoever is told an error does not observe.
@@ -71,8 +70,20 @@ impl<P: PeerKey> Endpoint<P> {
         if open.confirmable && !open.acknowledged {
             self.send(open.peer, &Message::empty(Kind::Ack, open.id), out);
         }
-        if let (Some(known), Some(fingerprint)) = (self.peers.get_mut(open.peer), open.remembered) {
-            known.dedup.answered(fingerprint, code, How::Apart);
+        self.note_answer(open, code, How::Apart);
+    }
+
+    /// What a copy of the request is to be told.
+    fn note_answer(&mut self, open: &Open<P>, code: Code, how: How) {
+        let Some(known) = self.peers.get_mut(open.peer) else { return };
+        if let Some(fingerprint) = open.remembered {
+            known.dedup.answered(fingerprint, code, how);
+        }
+        match open.body {
+            Some(body) if code.is_success() => known.dedup.answered(body, code, how),
+            // Under the same tag it may be tried again.
+            Some(body) => known.dedup.forget(body),
+            None => {}
         }
     }
 
@@ -150,7 +161,7 @@ impl<P: PeerKey> Endpoint<P> {
     pub(super) fn next_id(&mut self, peer: P) -> u16 {
         loop {
             let id = match self.peers.get_mut(peer) {
-                Some(known) => known.next_id(&mut self.rng),
+                Some(known) => known.next_id(&self.ids),
                 None => self.rng.next_u16(),
             };
             // There are fewer messages on their way than ids, so this ends.

@@ -35,7 +35,7 @@ use crate::message::{Kind, Message, Token};
 use crate::option::{self, Block};
 use crate::request::Request;
 use crate::response::Response;
-use crate::rng::{self, Rng};
+use crate::rng::{self, Ids, Rng};
 use bytes::Bytes;
 pub use dedup::Fingerprint;
 use dedup::{History, How, Seen};
@@ -71,6 +71,17 @@ impl PeerKey for u64 {
     }
 }
 
+/// What a request that changes something is known by when it comes again. Whoever keeps it with what the request did
+/// recognises a copy after a restart ([`Endpoint::remember`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The message: endpoint, message id and all bytes (RFC 7252 section 4.5).
+    pub message: Fingerprint,
+    /// The body that came in blocks under a Request-Tag: endpoint, tag, target and body (RFC 9175 section 3). Its blocks
+    /// may come again under other message ids.
+    pub body: Option<Fingerprint>,
+}
+
 /// A request that waits for its response; unique for the life of the endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ExchangeNo(pub u64);
@@ -95,6 +106,8 @@ pub enum Output<P> {
         token: Token,
         /// It came by multicast.
         multicast: bool,
+        /// By what it is known if it comes again; none if that does no harm, or is not to be expected.
+        identity: Option<Identity>,
         /// The request, its body whole.
         request: Box<Request>,
     },
@@ -171,6 +184,8 @@ struct Open<P> {
     confirmable: bool,
     /// What it is in the peer's [`dedup::Dedup`]; none for a request that changes nothing.
     remembered: Option<Fingerprint>,
+    /// The same of a body with a Request-Tag.
+    body: Option<Fingerprint>,
     /// An empty acknowledgement was sent.
     acknowledged: bool,
     multicast: bool,
@@ -189,6 +204,7 @@ struct Open<P> {
 pub struct Endpoint<P> {
     params: Params,
     rng: Rng,
+    ids: Ids,
     echo: Echo,
     peers: Peers<P>,
     history: History,
@@ -227,8 +243,10 @@ impl<P: PeerKey> Endpoint<P> {
     /// come from it, and an address is taken for real because nobody else knows them.
     #[must_use]
     pub fn new(params: Params, secret: [u8; 32]) -> Endpoint<P> {
+        let mut rng = Rng::new(rng::derive(&secret, b"ids"));
         Endpoint {
-            rng: Rng::new(rng::derive(&secret, b"ids")),
+            ids: Ids::new(&mut rng),
+            rng,
             echo: Echo::new(rng::derive(&secret, b"echo")),
             peers: Peers::new(),
             history: History::new(params.history_max),
@@ -354,6 +372,7 @@ impl<P: PeerKey> Endpoint<P> {
             token: head.token,
             confirmable: head.kind == Kind::Con,
             remembered,
+            body: None,
             acknowledged: false,
             multicast,
             no_response: 0,
@@ -437,11 +456,58 @@ impl<P: PeerKey> Endpoint<P> {
             Progress::Whole(body) if !body.is_empty() => request.payload = Bytes::from(body),
             Progress::Whole(_) => {}
         }
+        if let Some(refusal) = self.tagged_before(now, exchange, &request) {
+            return self.respond(now, exchange, refusal, out);
+        }
         if head.kind == Kind::Con {
             self.prune_ack_due();
             self.ack_due.push_back((now + self.params.ack_delay, exchange.0));
         }
-        out.push(Output::Request { exchange, peer, token, multicast, request });
+        let identity = self.identity(exchange);
+        out.push(Output::Request { exchange, peer, token, multicast, identity, request });
+    }
+
+    /// A non-confirmable message is sent once.
+    fn identity(&self, exchange: ExchangeNo) -> Option<Identity> {
+        let open = self.exchanges.get(&exchange.0)?;
+        let expected = open.confirmable || open.body.is_some();
+        Some(Identity { message: open.remembered.filter(|_| expected)?, body: open.body })
+    }
+
+    /// The body of this request was there before, whole and under the same Request-Tag: the answer to it.
+    fn tagged_before(&mut self, now: Duration, exchange: ExchangeNo, request: &Request) -> Option<Response> {
+        let in_blocks = request.block1.is_some_and(|block| block.num > 0);
+        let tagged = request.request_tags.iter().any(|tag| !tag.is_empty());
+        let open = self.exchanges.get_mut(&exchange.0).filter(|open| open.remembered.is_some())?;
+        if !in_blocks || !tagged {
+            return None;
+        }
+        let texts = request.path.iter().chain(&request.query).map(String::as_bytes);
+        let tags = request.request_tags.iter().map(Vec::as_slice);
+        let method = [request.method.0];
+        let parts = [&method[..], &request.payload].into_iter().chain(texts).chain(tags);
+        let fingerprint = Fingerprint::of_parts(open.peer, b"body", parts);
+        let known = self.peers.get_mut(open.peer)?;
+        let lifetime = self.params.exchange_lifetime_secs();
+        let seen = known.dedup.look(fingerprint, secs(now), lifetime, &mut self.history);
+        if seen == Seen::New {
+            open.body = Some(fingerprint);
+            return None;
+        }
+        self.counters.duplicates += 1;
+        Some(match seen {
+            Seen::Answered(code, _) => Response::new(code),
+            _ => Response::error(Code::SERVICE_UNAVAILABLE, "it is being worked on")
+                .with_uint(option::MAX_AGE, 2),
+        })
+    }
+
+    /// What is known from before a restart: this request was answered with success, so long ago. Older than
+    /// EXCHANGE_LIFETIME, it means nothing any more.
+    pub fn remember(&mut self, now: Duration, request: Fingerprint, code: Code, age: Duration) {
+        if let Some(left) = self.params.exchange_lifetime().checked_sub(age) {
+            self.history.put(request, code, How::Direct, secs(now + left));
+        }
     }
 
     /// The body of a request: in one piece, or this block of it. An empty `Whole` is the payload as it is.

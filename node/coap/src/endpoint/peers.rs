@@ -2,7 +2,7 @@
 
 use super::dedup::{Dedup, Fingerprint, History};
 use super::{Params, PeerKey};
-use crate::rng::Rng;
+use crate::rng::{Ids, Rng};
 use std::collections::{HashMap, VecDeque};
 
 /// One peer. Plain ones take at most 1 KiB; what is under way for a peer is counted elsewhere.
@@ -14,7 +14,8 @@ pub(super) struct Peer {
     /// Bytes that may be sent before the address is verified: three times what came from it (RFC 9175 section 2.4).
     pub(super) credit: u32,
     used_secs: u32,
-    next_id: u16,
+    /// Messages of ours, from a start that nobody knows.
+    counter: u16,
     /// Requests that are not answered.
     pub(super) open: u16,
     pub(super) observing: u16,
@@ -39,7 +40,7 @@ impl Peer {
             last: None,
             credit: 0,
             used_secs: 0,
-            next_id: rng.next_u16(),
+            counter: rng.next_u16(),
             open: 0,
             observing: 0,
             flights: 0,
@@ -49,11 +50,10 @@ impl Peer {
         }
     }
 
-    /// A message id for a message of ours. To an address that is not verified they are drawn from the generator: that it
-    /// knows one proves that it has seen our message.
-    pub(super) fn next_id(&mut self, rng: &mut Rng) -> u16 {
-        self.next_id = if self.verified { self.next_id.wrapping_add(1) } else { rng.next_u16() };
-        self.next_id
+    /// A message id for a message of ours. That an address knows one proves that it has seen the message.
+    pub(super) fn next_id(&mut self, ids: &Ids) -> u16 {
+        self.counter = self.counter.wrapping_add(1);
+        ids.nth(self.counter)
     }
 
     pub(super) fn remember(&mut self, request: Fingerprint, datagram: &[u8]) {

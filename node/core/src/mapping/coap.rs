@@ -155,6 +155,47 @@ pub fn etag_of(event: &Event) -> [u8; 8] {
     (spread ^ (spread >> 29)).to_be_bytes()
 }
 
+/// Why a patch was not applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MergeError {
+    /// The value is no JSON, so there is nothing to merge into.
+    #[error("the value is no JSON")]
+    Value,
+    /// The patch is no JSON.
+    #[error("the patch is no JSON")]
+    Patch,
+}
+
+/// JSON Merge Patch (RFC 7396 section 2). Members come out in the order of their names; numbers as JSON libraries read
+/// them: integers of 64 bits and doubles.
+///
+/// # Errors
+/// [`MergeError`]
+pub fn merge_patch(value: &[u8], patch: &[u8]) -> Result<Vec<u8>, MergeError> {
+    let patch = serde_json::from_slice(patch).map_err(|_| MergeError::Patch)?;
+    let value = serde_json::from_slice(value).map_err(|_| MergeError::Value)?;
+    serde_json::to_vec(&merged(value, patch)).map_err(|_| MergeError::Value)
+}
+
+/// Reading has bounded the depth.
+fn merged(value: serde_json::Value, patch: serde_json::Value) -> serde_json::Value {
+    use serde_json::{Map, Value};
+    let Value::Object(patch) = patch else { return patch };
+    let mut members = match value {
+        Value::Object(members) => members,
+        _ => Map::new(),
+    };
+    for (name, change) in patch {
+        if change.is_null() {
+            members.remove(&name);
+        } else {
+            let before = members.remove(&name).unwrap_or(Value::Null);
+            members.insert(name, merged(before, change));
+        }
+    }
+    Value::Object(members)
+}
+
 /// Time of the first record of a SenML pack: base time plus time. Values below 2^28 are relative to now (RFC 8428
 /// section 4.5.3).
 #[must_use]
@@ -390,6 +431,33 @@ mod tests {
             Some(Timestamp(NOW.0 - 60_000))
         );
         assert_eq!(half(0x4d60), 21.5);
+    }
+
+    /// RFC 7396 appendix A.
+    #[test]
+    fn merge_patch_as_in_the_standard() {
+        for (value, patch, expected) in [
+            (r#"{"a":"b"}"#, r#"{"a":"c"}"#, r#"{"a":"c"}"#),
+            (r#"{"a":"b"}"#, r#"{"b":"c"}"#, r#"{"a":"b","b":"c"}"#),
+            (r#"{"a":"b"}"#, r#"{"a":null}"#, r#"{}"#),
+            (r#"{"a":"b","b":"c"}"#, r#"{"a":null}"#, r#"{"b":"c"}"#),
+            (r#"{"a":["b"]}"#, r#"{"a":"c"}"#, r#"{"a":"c"}"#),
+            (r#"{"a":"c"}"#, r#"{"a":["b"]}"#, r#"{"a":["b"]}"#),
+            (r#"{"a":{"b":"c"}}"#, r#"{"a":{"b":"d","c":null}}"#, r#"{"a":{"b":"d"}}"#),
+            (r#"{"a":[{"b":"c"}]}"#, r#"{"a":[1]}"#, r#"{"a":[1]}"#),
+            (r#"["a","b"]"#, r#"["c","d"]"#, r#"["c","d"]"#),
+            (r#"{"a":"b"}"#, r#"["c"]"#, r#"["c"]"#),
+            (r#"{"a":"foo"}"#, "null", "null"),
+            (r#"{"a":"foo"}"#, r#""bar""#, r#""bar""#),
+            (r#"{"e":null}"#, r#"{"a":1}"#, r#"{"a":1,"e":null}"#),
+            (r#"[1,2]"#, r#"{"a":"b","c":null}"#, r#"{"a":"b"}"#),
+            (r#"{}"#, r#"{"a":{"bb":{"ccc":null}}}"#, r#"{"a":{"bb":{}}}"#),
+        ] {
+            let merged = merge_patch(value.as_bytes(), patch.as_bytes()).unwrap();
+            assert_eq!(String::from_utf8(merged).unwrap(), expected, "{value} {patch}");
+        }
+        assert_eq!(merge_patch(b"{}", b"{"), Err(MergeError::Patch));
+        assert_eq!(merge_patch(b"21.5 C", b"{}"), Err(MergeError::Value));
     }
 
     #[test]

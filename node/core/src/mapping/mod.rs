@@ -39,8 +39,8 @@ mod time;
 pub use admit::{Admission, admit};
 pub use cloudevent::{CloudEvent, default_kind, to_cloudevent};
 pub use coap::{
-    CoapPublication, FORMAT_PROPERTY, anonymous_coap_source, etag_of, event_from_coap, format_of,
-    format_of_event, media_type_of, senml_time,
+    CoapPublication, FORMAT_PROPERTY, MergeError, anonymous_coap_source, etag_of, event_from_coap, format_of,
+    format_of_event, media_type_of, merge_patch, senml_time,
 };
 pub use json::{JSON_FORMAT, to_structured_json};
 pub use mqtt::{Mqtt5Message, Unwrapped, from_mqtt5, to_mqtt5_binary, to_mqtt5_structured};

@@ -4,6 +4,7 @@ use super::observe::ListenerView;
 use super::stage::Stage;
 use anyhow::Context;
 use bytes::Bytes;
+use eventmesh_edge_admin::IngressStatus;
 use eventmesh_edge_config::{Auth, Config, Listener, ListenerKind};
 use eventmesh_edge_core::Text;
 use eventmesh_edge_core::ports::clock::Clock;
@@ -43,10 +44,12 @@ impl Listeners {
     pub(super) fn views(&self) -> impl Iterator<Item = ListenerView> {
         self.0.iter().map(|(config, bound)| {
             let stats = bound.stats();
+            let figures = bound.stats();
             ListenerView {
                 config: config.clone(),
                 address: bound.local_addr(),
                 connected: Box::new(move || usize::try_from(stats.snapshot().peers).unwrap_or(usize::MAX)),
+                figures: Some(Box::new(move || ingress(&figures.snapshot()))),
             }
         })
     }
@@ -60,6 +63,36 @@ impl Listeners {
                 }
             });
         }
+    }
+}
+
+/// What came in, as `status` has it.
+fn ingress(all: &coap::StatsSnapshot) -> IngressStatus {
+    let counted = [
+        ("devices known", all.peers),
+        ("observations", all.observations),
+        ("mailboxes", all.mailboxes),
+        ("duplicates", all.duplicates),
+        ("sent again", all.retransmissions),
+        ("requests refused for want of room", all.overloaded),
+        ("answers held back from addresses not proved", all.curbed),
+        ("devices forgotten early", all.peers_evicted),
+        ("answered requests forgotten early", all.history_cut),
+        ("bodies given up before they were complete", all.uploads_evicted),
+        ("datagrams not sent", all.unsent),
+        ("not stored", all.failed),
+    ];
+    IngressStatus {
+        kind: "coap".to_owned(),
+        bad_packets: all.malformed,
+        packets_in: all.datagrams_in,
+        bytes_in: all.bytes_in,
+        bytes_out: all.bytes_out,
+        published: all.published,
+        refused_full: all.refused_full,
+        delivered: all.notified,
+        counted: counted.into_iter().map(|(what, n)| (what.to_owned(), n)).collect(),
+        ..IngressStatus::default()
     }
 }
 
@@ -92,6 +125,7 @@ fn options(config: &Config, listener: &Listener) -> ListenerOptions {
     params.observations_max = listener.subscriptions_max as usize;
     ListenerOptions {
         bind: listener.bind,
+        multicast: listener.multicast.clone(),
         service: ServiceOptions {
             node: Text::from(config.node.name.to_string()),
             anonymous_apart: config.listeners.iter().any(|other| other.auth != Auth::Anonymous),

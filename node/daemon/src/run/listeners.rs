@@ -90,6 +90,7 @@ impl Listeners {
             config: bound.config.clone(),
             address: bound.listener.local_addr(),
             connected: Box::new(bound.listener.connections()),
+            figures: None,
         };
         let mqtt = self.bound.iter().map(view);
         #[cfg(feature = "coap")]

@@ -23,6 +23,8 @@ pub(super) struct ListenerView {
     pub(super) config: Listener,
     pub(super) address: SocketAddr,
     pub(super) connected: Box<dyn Fn() -> usize + Send + Sync>,
+    /// What it counts by itself; none if that is in the figures of all MQTT listeners.
+    pub(super) figures: Option<Box<dyn Fn() -> IngressStatus + Send + Sync>>,
 }
 
 /// The whole node, seen from outside.
@@ -93,7 +95,7 @@ impl StatusSource for Observer {
             uplinks: current.uplinks.iter().map(|view| self.uplink(&current, view, &ledger)).collect(),
             store: self.store(config),
             sessions: self.sessions(),
-            ingress: vec![ingress(&self.ingress)],
+            ingress: self.ingresses(),
             losses: ledger.iter().map(|line| loss(&current.slots, line)).collect(),
             warnings: config.warnings.clone(),
         }
@@ -134,6 +136,11 @@ impl Observer {
             data_dir: config.node.data_dir.display().to_string(),
             stopping: self.phase.not_ready() == Some("stopping"),
         }
+    }
+
+    fn ingresses(&self) -> Vec<IngressStatus> {
+        let own = self.listeners.iter().filter_map(|view| view.figures.as_ref().map(|figures| figures()));
+        std::iter::once(ingress(&self.ingress)).chain(own).collect()
     }
 
     fn sessions(&self) -> SessionStatus {
@@ -280,6 +287,7 @@ fn ingress(stats: &Stats) -> IngressStatus {
         delivered: all.delivered,
         expired: all.expired,
         too_large: all.too_large_for_client,
+        ..IngressStatus::default()
     }
 }
 

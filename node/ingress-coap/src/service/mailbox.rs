@@ -134,6 +134,10 @@ impl Mailboxes {
         self.next_number = self.next_number.max(next);
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.boxes.len()
+    }
+
     fn is_full(&self) -> bool {
         self.boxes.len() + self.opening.len() >= self.max
     }

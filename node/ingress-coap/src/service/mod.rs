@@ -6,9 +6,11 @@
 //!
 //! - `publish`: POST, PUT, DELETE and their outcome
 //! - `read`: GET of a value, of the topics under a filter, of `/.well-known/core`
+//! - `lists`: lists of topics, which clients fetch block by block
 //! - `mailbox`: commands for devices that sleep
 //! - `observers`: who observes what, over one subscriber of the hub for all of them
 
+mod lists;
 mod mailbox;
 mod observers;
 mod publish;
@@ -16,16 +18,17 @@ mod read;
 
 use crate::link::Event;
 use crate::path::{self, Target};
-use crate::records::{self, Row};
+use crate::records::{self, Answered, Row};
 use crate::stats::Stats;
 use bytes::Bytes;
 use eventmesh_edge_coap::endpoint::Output as Out;
-use eventmesh_edge_coap::{Code, Endpoint, ExchangeNo, Params, Request, Response, Token};
+use eventmesh_edge_coap::{Code, Endpoint, ExchangeNo, Identity, Params, Request, Response, Token};
 use eventmesh_edge_core::Text;
 use eventmesh_edge_core::event::Position;
 use eventmesh_edge_core::event::Timestamp;
 use eventmesh_edge_core::ports::hub::{Hub, Submission, SubscriberId};
-use eventmesh_edge_core::ports::store::SessionNo;
+use eventmesh_edge_core::ports::store::{SessionNo, StateChange};
+use lists::Lists;
 use mailbox::Mailboxes;
 pub use mailbox::{Bell, Bells};
 use observers::Observers;
@@ -123,6 +126,7 @@ struct Asked {
     peer: SocketAddr,
     token: Token,
     multicast: bool,
+    identity: Option<Identity>,
     request: Box<Request>,
 }
 
@@ -138,6 +142,9 @@ pub struct Service {
     writing: HashMap<Text, u32>,
     observers: Observers,
     mailboxes: Mailboxes,
+    lists: Lists,
+    /// The next of [`records::SLOTS`] for a request that is answered.
+    next_slot: u16,
     stats: Arc<Stats>,
 }
 
@@ -153,6 +160,8 @@ impl Service {
             writing: HashMap::new(),
             observers: Observers::new(parts.observer),
             mailboxes: Mailboxes::new(parts.bells, &options),
+            lists: Lists::default(),
+            next_slot: 0,
             options,
             stats: Arc::default(),
         }
@@ -164,17 +173,44 @@ impl Service {
         // Numbers of notifications go on where they were (RFC 7641 section 4.4).
         self.endpoint.set_epoch(Duration::from_millis(cx.wall.0).saturating_sub(cx.now));
         let mut skipped = 0;
+        let mut answered = Vec::new();
         for (key, value) in rows {
             match records::read(key, value) {
                 Some(Row::Mark(next)) => self.mailboxes.restore_mark(next),
                 Some(Row::Device { name, number, heard }) => {
                     skipped += usize::from(!self.mailboxes.open(cx, name, number, Some(heard)));
                 }
+                Some(Row::Answered(row)) => answered.push(row),
                 Some(Row::Observer(kept)) => skipped += usize::from(!self.restore_observer(cx, kept)),
                 None => skipped += 1,
             }
         }
+        self.remember(cx, answered);
         skipped
+    }
+
+    /// Copies of requests that were stored before a restart are answered and not stored again, while they may come. How old
+    /// they are tells the clock: rows are written and believed only while it is set.
+    fn remember(&mut self, cx: &Context<'_>, mut answered: Vec<Answered>) {
+        answered.sort_unstable_by_key(|row| row.at);
+        self.next_slot = answered.last().map_or(0, |row| next_slot(row.slot));
+        for Answered { code, at, identity, .. } in answered {
+            // A copy from the future is one of a clock that was turned back.
+            if cx.wall.is_plausible() && at <= cx.wall {
+                let age = at.until(cx.wall);
+                for fingerprint in [Some(identity.message), identity.body].into_iter().flatten() {
+                    self.endpoint.remember(cx.now, fingerprint, code, age);
+                }
+            }
+        }
+    }
+
+    /// What tells a copy of this request after a restart, to be stored with what it does.
+    fn note(&mut self, cx: &Context<'_>, identity: Option<Identity>, code: Code) -> Option<StateChange> {
+        let identity = identity.filter(|_| cx.wall.is_plausible())?;
+        let slot = self.next_slot;
+        self.next_slot = next_slot(slot);
+        Some(Answered { slot, code, at: cx.wall, identity }.put())
     }
 
     /// What it counts.
@@ -210,6 +246,7 @@ impl Service {
             Input::Tick => {
                 self.endpoint.tick(cx.now, &mut self.said);
                 self.close_forgotten_mailboxes(cx, out);
+                self.lists.sweep(cx.now);
                 self.note_figures();
             }
         }
@@ -222,8 +259,9 @@ impl Service {
             for said in std::mem::take(&mut self.said) {
                 match said {
                     Out::Send { peer, datagram } => out.datagrams.push((peer, datagram)),
-                    Out::Request { exchange, peer, token, multicast, request } => {
-                        self.ask(cx, &Asked { exchange, peer, token, multicast, request }, out);
+                    Out::Request { exchange, peer, token, multicast, identity, request } => {
+                        let asked = Asked { exchange, peer, token, multicast, identity, request };
+                        self.ask(cx, &asked, out);
                     }
                     Out::Notified { peer, token, tag } => {
                         if !self.command_acknowledged(cx, peer, token, tag, out) {
@@ -261,8 +299,13 @@ impl Service {
         }
         match asked.request.method {
             Code::GET => Some(self.read(cx, asked, &topic, out)),
-            Code::POST | Code::PUT | Code::DELETE => self.publish(cx, asked, topic, out),
-            _ => Some(Response::error(Code::METHOD_NOT_ALLOWED, "a topic knows GET, POST, PUT and DELETE")),
+            Code::POST | Code::PUT | Code::DELETE | Code::PATCH | Code::IPATCH => {
+                self.publish(cx, asked, topic, out)
+            }
+            _ => Some(Response::error(
+                Code::METHOD_NOT_ALLOWED,
+                "a topic knows GET, POST, PUT, DELETE, PATCH and iPATCH",
+            )),
         }
     }
 
@@ -297,5 +340,13 @@ impl Service {
         stats.set(|s| &s.retransmissions, counters.retransmissions);
         stats.set(|s| &s.overloaded, counters.overloaded);
         stats.set(|s| &s.curbed, counters.curbed);
+        stats.set(|s| &s.peers_evicted, counters.peers_evicted);
+        stats.set(|s| &s.history_cut, counters.history_cut);
+        stats.set(|s| &s.uploads_evicted, counters.uploads_evicted);
+        stats.set(|s| &s.mailboxes, self.mailboxes.len() as u64);
     }
+}
+
+fn next_slot(slot: u16) -> u16 {
+    (slot + 1) % records::SLOTS
 }

@@ -1,11 +1,11 @@
-//! POST, PUT and DELETE: one submission each, answered when it is durable (P1).
+//! POST, PUT, PATCH, iPATCH and DELETE: one submission each, answered when it is durable (P1).
 
 use super::{Action, Asked, Context, Output, Service};
 use bytes::Bytes;
 use eventmesh_edge_coap::{Code, ExchangeNo, Request, Response, option};
 use eventmesh_edge_core::Text;
 use eventmesh_edge_core::event::Position;
-use eventmesh_edge_core::mapping::{CoapPublication, etag_of, event_from_coap};
+use eventmesh_edge_core::mapping::{CoapPublication, MergeError, etag_of, event_from_coap, merge_patch};
 use eventmesh_edge_core::ports::hub::{Accepted, Publication, Submission};
 use eventmesh_edge_core::ports::store::{CommitError, SessionNo, StateChange};
 use eventmesh_edge_core::topic::is_nodes_own;
@@ -36,6 +36,10 @@ pub(super) enum Then {
 /// Max-Age of a refusal: when to ask again.
 const FULL_FOR_SECS: u32 = 30;
 const BROKEN_FOR_SECS: u32 = 10;
+/// application/json
+const JSON: u16 = 50;
+/// application/merge-patch+json
+const MERGE_PATCH: u16 = 52;
 
 impl Service {
     pub(super) fn publish(
@@ -59,13 +63,15 @@ impl Service {
             Ok(expiry) => expiry,
             Err(refusal) => return Some(refusal),
         };
-        let is_delete = request.method == Code::DELETE;
+        let (payload, format) = match self.content(cx, request, &topic) {
+            Ok(content) => content,
+            Err(refusal) => return Some(refusal),
+        };
         let event = event_from_coap(CoapPublication {
             topic,
-            // An empty value is none: that is how a topic is cleared in the namespace that MQTT shares [MQTT-3.3.1-6].
-            payload: if is_delete { Bytes::new() } else { request.payload.clone() },
+            payload,
             retain: writes.is_some(),
-            format: request.content_format.filter(|_| !is_delete),
+            format,
             id: request.argument("id"),
             time: request.argument("time"),
             expiry,
@@ -78,12 +84,48 @@ impl Service {
         self.stats.add(|s| &s.published, 1);
         let submission = Submission {
             publications: vec![Publication { event, publisher: None }],
+            state: self.note(cx, asked.identity, success).into_iter().collect(),
             refuse_when_full: true,
             ..Submission::default()
         };
         let then = writes.map_or(Then::Nothing, Then::Wrote);
         self.submit_for(Some((asked.exchange, success)), then, submission, out);
         None
+    }
+
+    /// What is published: payload and Content-Format.
+    fn content(
+        &self,
+        cx: &Context<'_>,
+        request: &Request,
+        topic: &Text,
+    ) -> Result<(Bytes, Option<u16>), Response> {
+        match request.method {
+            // An empty value is none: that is how a topic is cleared in the namespace that MQTT shares [MQTT-3.3.1-6].
+            Code::DELETE => Ok((Bytes::new(), None)),
+            Code::PATCH | Code::IPATCH => Ok((self.patched(cx, request, topic)?, Some(JSON))),
+            _ => Ok((request.payload.clone(), request.content_format)),
+        }
+    }
+
+    /// The value after a JSON Merge Patch (RFC 7396), which is idempotent, so iPATCH is the same. The codes are those of RFC
+    /// 8132 section 4.
+    fn patched(&self, cx: &Context<'_>, request: &Request, topic: &Text) -> Result<Bytes, Response> {
+        if request.content_format != Some(MERGE_PATCH) {
+            let why = "a patch is application/merge-patch+json (52)";
+            return Err(Response::error(Code::UNSUPPORTED_CONTENT_FORMAT, why));
+        }
+        let Some(value) = self.value(cx, topic) else {
+            return Err(Response::error(Code::NOT_FOUND, "this topic has no value: PUT one first"));
+        };
+        let merged = merge_patch(&value.payload, &request.payload).map_err(|error| match error {
+            MergeError::Patch => Response::error(Code::BAD_REQUEST, "the patch is no JSON"),
+            MergeError::Value => Response::error(Code::UNPROCESSABLE_ENTITY, "the value is no JSON"),
+        })?;
+        if merged.len() > self.options.params.body_max_bytes {
+            return Err(Response::error(Code::REQUEST_ENTITY_TOO_LARGE, "the value would be too large"));
+        }
+        Ok(merged.into())
     }
 
     /// Hands something to the hub: for whom, and what follows.
@@ -110,7 +152,9 @@ impl Service {
         if request.method == Code::PUT && request.payload.is_empty() {
             return Err(Response::error(Code::BAD_REQUEST, "a value is not empty; DELETE clears it"));
         }
-        let conditional = !request.if_match.is_empty() || request.if_none_match;
+        // A patch is made of the value that it finds.
+        let is_patch = matches!(request.method, Code::PATCH | Code::IPATCH);
+        let conditional = is_patch || !request.if_match.is_empty() || request.if_none_match;
         if request.method == Code::POST && !conditional {
             return Ok(Code::CHANGED);
         }

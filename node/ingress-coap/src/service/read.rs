@@ -1,7 +1,7 @@
 //! GET: a value, the topics under a filter, what there is.
 
 use super::{Asked, Context, Output, Service};
-use crate::path::TOPICS;
+use bytes::Bytes;
 use eventmesh_edge_coap::link::{self, Link};
 use eventmesh_edge_coap::{Code, Request, Response, option};
 use eventmesh_edge_core::Text;
@@ -20,8 +20,6 @@ pub(super) const READ: SubscribeOptions = SubscribeOptions {
     identifier: 0,
 };
 
-/// Topics in one list.
-const LISTED_MAX: usize = 256;
 /// Max-Age of a value that does not say when it expires: the default of the protocol would be 60 (RFC 7252 section
 /// 5.10.5), and a value that a device has to ask for is as new as it gets.
 const VALUE_MAX_AGE_SECS: u32 = 60;
@@ -38,11 +36,11 @@ pub(super) fn core(request: &Request) -> Response {
     if request.method != Code::GET {
         return Response::error(Code::METHOD_NOT_ALLOWED, "only GET");
     }
-    links(request, link::write(&LINKS, &request.query))
+    links(request, link::write(&LINKS, &request.query).into())
 }
 
 /// A list of links, if the client takes one.
-pub(super) fn links(request: &Request, text: String) -> Response {
+pub(super) fn links(request: &Request, text: Bytes) -> Response {
     if request.accept.is_some_and(|format| format != link::CONTENT_FORMAT) {
         return Response::error(Code::NOT_ACCEPTABLE, "it is application/link-format (40)");
     }
@@ -87,27 +85,11 @@ impl Service {
         out: &mut Output,
     ) -> Response {
         let request = &asked.request;
-        if request.method != Code::GET {
-            return Response::error(Code::METHOD_NOT_ALLOWED, "only GET");
+        if !request.method.is_safe() {
+            return Response::error(Code::METHOD_NOT_ALLOWED, "only GET and FETCH");
         }
-        let response = links(request, self.list(cx, filter));
+        let response = self.topics(cx, request, filter);
         self.observe(cx, asked, filter, response, out)
-    }
-
-    fn list(&self, cx: &Context<'_>, filter: &TopicFilter) -> String {
-        let mut text = String::new();
-        for delivery in cx.hub.retained(filter, READ).iter().take(LISTED_MAX) {
-            let event = &delivery.event;
-            let target = format!("/{TOPICS}/{}", reference(&event.topic));
-            let format = format_of_event(event).map(|format| format.to_string());
-            let attributes: Vec<(&str, &str)> =
-                format.iter().map(|format| ("ct", format.as_str())).chain([("obs", "")]).collect();
-            if !text.is_empty() {
-                text.push(',');
-            }
-            text.push_str(&link::write(&[Link { target: &target, attributes: &attributes }], &[]));
-        }
-        text
     }
 }
 
@@ -154,19 +136,4 @@ fn max_age_secs(event: &Event, wall: Timestamp) -> u32 {
         }
         None => VALUE_MAX_AGE_SECS,
     }
-}
-
-/// A topic as the path of a URI reference (RFC 3986 section 3.3).
-fn reference(topic: &str) -> String {
-    use std::fmt::Write as _;
-    let mut text = String::with_capacity(topic.len());
-    for byte in topic.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' => text.push(char::from(byte)),
-            byte if b"-._~!$&'()*+,;=:@/".contains(&byte) => text.push(char::from(byte)),
-            // Writing to a String cannot fail.
-            byte => write!(text, "%{byte:02X}").unwrap_or_default(),
-        }
-    }
-    text
 }

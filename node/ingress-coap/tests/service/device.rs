@@ -16,7 +16,7 @@ pub(crate) struct Device {
     seen: HashSet<u16>,
     pub(crate) answered: Vec<(u64, Code)>,
     pub(crate) given_up: usize,
-    /// Messages that were news: the network may lose again.
+    /// Responses that were news: the network may lose again.
     pub(crate) progress: u64,
     job: u64,
 }
@@ -122,7 +122,7 @@ impl Device {
             exchange.acknowledged = true;
             // A response may take its time once the request is known to have arrived.
             exchange.due = now + Duration::from_secs(300);
-            self.progress += 1;
+            // No progress yet: the copies of the response that were lost by now are not sent again.
         }
         if message.code.is_response() && message.token == exchange.token {
             let (last, job) = (exchange.last, exchange.job);

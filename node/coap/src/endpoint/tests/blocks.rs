@@ -205,3 +205,52 @@ fn a_block_beyond_the_end_does_not_exist() {
     rig.respond(exchange, Response::new(Code::CONTENT).with_payload("short"));
     assert_eq!(rig.sent_one().code, Code::BAD_REQUEST);
 }
+
+/// RFC 9175 section 3: a body that comes again under its Request-Tag, with other message ids, is the same body; without a
+/// tag nobody can say so.
+#[test]
+fn a_tagged_body_that_comes_again_is_not_another() {
+    let mut rig = Rig::new();
+    let mut id = 0;
+    let mut send = |rig: &mut Rig, tag: Option<u8>, byte: u8| {
+        for (num, more) in [(0, true), (1, false)] {
+            id += 1;
+            let mut put = block1(id, num, more, &[byte; 64]);
+            if let Some(tag) = tag {
+                put.options.add(option::REQUEST_TAG, [tag]);
+            }
+            rig.receive(PEER, &put);
+        }
+        rig.sent().pop().unwrap().1
+    };
+    send(&mut rig, Some(1), 7);
+    let (exchange, _) = rig.asked_one();
+    assert_eq!(send(&mut rig, Some(1), 7).code, Code::SERVICE_UNAVAILABLE, "it is being worked on");
+    rig.respond(exchange, Response::new(Code::CREATED)).sent();
+    assert_eq!(send(&mut rig, Some(1), 7).code, Code::CREATED);
+    assert!(rig.asked().is_empty());
+    for (tag, byte) in [(Some(1), 8), (Some(2), 7), (None, 7), (None, 7)] {
+        send(&mut rig, tag, byte);
+        let (exchange, _) = rig.asked_one();
+        rig.respond(exchange, Response::new(Code::FORBIDDEN)).sent();
+    }
+    send(&mut rig, Some(2), 7);
+    assert_eq!(rig.asked().len(), 1, "what was refused may be tried again");
+}
+
+#[test]
+fn what_is_remembered_from_before_a_restart_is_not_done_again() {
+    let mut rig = Rig::new();
+    let post = |id| request(Kind::Con, Code::POST, id);
+    for (id, age) in [(1, 0), (2, 200), (3, 248)] {
+        let fingerprint = Fingerprint::of(PEER, &post(id).encode());
+        rig.endpoint.remember(rig.now, fingerprint, Code::CHANGED, Duration::from_secs(age));
+    }
+    rig.receive(PEER, &post(1)).receive(PEER, &post(2));
+    assert!(rig.asked().is_empty());
+    assert_eq!(rig.sent().pop().unwrap().1, message(Kind::Ack, Code::CHANGED, 2, b"tk"));
+    rig.receive(PEER, &post(3));
+    assert_eq!(rig.asked().len(), 1, "too old to be a copy");
+    rig.pass(Duration::from_secs(50)).receive(PEER, &post(2));
+    assert_eq!(rig.asked().len(), 1, "and so is this one now");
+}
