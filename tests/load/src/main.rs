@@ -40,6 +40,7 @@ sessions
   --topic T (load/%c)   %c is replaced by the client number   --filter F (load/#)
   --prefix P (l)        client id prefix   --persistent 0|1 (0) clean session off
   --start-seq N (0)     first sequence number (continue an earlier run)
+  --resume 0|1 (0)      sub: the sessions are there: all clients connect at once, nobody waits for a CONNACK or subscribes
   --session 0|1 (0)     sink: answer a clean-session-off CONNECT with session present (a returning cloud)
   --user U --pass P     --keepalive S (600)
 audit
@@ -76,6 +77,7 @@ struct Args {
     ack_log: Option<String>,
     pids: Vec<u32>,
     session: bool,
+    resume: bool,
 }
 
 type Res<T> = Result<T, Box<dyn std::error::Error>>;
@@ -113,6 +115,7 @@ fn args() -> Res<Args> {
         ack_log: None,
         pids: vec![],
         session: false,
+        resume: false,
     };
     let (mut host, mut port) = (a.addr.ip().to_string(), a.addr.port());
     while let Some(k) = it.next() {
@@ -148,6 +151,7 @@ fn args() -> Res<Args> {
             "--expect" => a.expect = v.parse()?,
             "--ack-log" => a.ack_log = Some(v),
             "--session" => a.session = v == "1",
+            "--resume" => a.resume = v == "1",
             "--pid" => a.pids = v.split(',').map(str::parse).collect::<Result<_, _>>()?,
             _ => return Err(format!("unknown option {k}; see --help").into()),
         }
@@ -310,6 +314,10 @@ fn open(a: &Args, n: usize, publisher: bool) -> Res<Conn> {
     let user = a.user.as_deref().map(|u| (u, a.pass.as_str()));
     codec::connect(&mut b, &id, !a.persistent, a.keepalive, user);
     s.write_all(&b)?;
+    if a.resume {
+        s.set_nonblocking(true)?;
+        return Ok(Conn::new(TcpStream::from_std(s), n, a));
+    }
     let mut ack = [0u8; 4];
     s.read_exact(&mut ack)?;
     if ack[0] != 0x20 || ack[3] != 0 {
@@ -659,6 +667,8 @@ fn run(a: &Args) -> Res<bool> {
     let (cpu1, rss) = measured(&a.pids);
     let end = last_msg.max(start + 1);
     let span = (end - if publishing { start } else { first_msg.max(start) }).max(1_000_000) as f64 / 1e9;
+    // From the first connection to the last message.
+    let served_s = end.saturating_sub(t_conn) as f64 / 1e9;
     let done = match (a.cmd.as_str(), a.qos) {
         ("pub", 0) => t.sent,
         ("pub", _) => t.acked,
@@ -673,7 +683,7 @@ fn run(a: &Args) -> Res<bool> {
     let missing = a.expect.saturating_sub(t.audit.distinct);
     let cpu_us = if done > 0 { (cpu1 - cpu0) * 1e6 / done as f64 } else { 0.0 };
     println!(
-        "{{\"cmd\":\"{}\",\"clients\":{},\"qos\":{},\"payload\":{},\"inflight\":{},\"rate\":{},\"secs\":{span:.2},\"connect_s\":{connect_s:.2},\"sent\":{},\"acked\":{},\"received\":{},\"distinct\":{},\"duplicates\":{},\"out_of_order\":{},\"missing\":{missing},\"closed\":{},\"msgs_per_s\":{:.0},\"cpu_s\":{:.2},\"cpu_us_per_msg\":{cpu_us:.2},\"rss_before_mib\":{:.1},\"rss_mib\":{:.1},\"rss_peak_mib\":{:.1},\"ack_us\":{},\"e2e_us\":{}}}",
+        "{{\"cmd\":\"{}\",\"clients\":{},\"qos\":{},\"payload\":{},\"inflight\":{},\"rate\":{},\"secs\":{span:.2},\"connect_s\":{connect_s:.2},\"served_s\":{served_s:.2},\"sent\":{},\"acked\":{},\"received\":{},\"distinct\":{},\"duplicates\":{},\"out_of_order\":{},\"missing\":{missing},\"closed\":{},\"msgs_per_s\":{:.0},\"cpu_s\":{:.2},\"cpu_us_per_msg\":{cpu_us:.2},\"rss_before_mib\":{:.1},\"rss_mib\":{:.1},\"rss_peak_mib\":{:.1},\"ack_us\":{},\"e2e_us\":{}}}",
         a.cmd,
         a.clients,
         a.qos,
