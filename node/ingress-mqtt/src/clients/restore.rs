@@ -158,7 +158,7 @@ impl Sessions {
         let (options, owed) = records::decode_subscription(value)?;
         self.hub.subscribe(session.subscriber?, &filter, options);
         if let Some(owed) = owed {
-            session.owed.insert(filter.as_text().clone(), owed);
+            session.owed.insert(filter.as_text().clone(), (0, owed));
         }
         session.filters.insert(filter.as_text().clone(), options);
         Some(())

@@ -24,7 +24,8 @@ const PIECE_BYTES: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct Piece {
     filter: Text,
-    before: Owed,
+    /// Of which SUBSCRIBE.
+    round: u64,
     /// What is owed then; `None`: nothing.
     then: Option<Owed>,
 }
@@ -54,13 +55,13 @@ impl Machine {
         while let Some((filter, options)) = self.retained.pop_front() {
             let Some(session) = self.session.as_ref() else { return false };
             let mut retained = cx.hub().retained(&filter, options);
-            if let Some(after) = session.owed.get(filter.as_text()).cloned() {
+            if let Some((round, after)) = session.owed.get(filter.as_text()).cloned() {
                 if !self.may_store_retained() {
                     self.retained.push_front((filter, options));
                     return false;
                 }
                 retained.retain(|delivery| after.as_ref().is_none_or(|after| delivery.event.topic > *after));
-                self.store_retained(&filter, options, after, &mut retained, out);
+                self.store_retained(&filter, options, (round, after), &mut retained, out);
             }
             self.pending.extend(retained.into_iter().map(|delivery| Pending { delivery, mailbox: false }));
             if !self.pending.is_empty() {
@@ -83,7 +84,7 @@ impl Machine {
         &mut self,
         filter: &TopicFilter,
         options: SubscribeOptions,
-        after: Owed,
+        (round, after): (u64, Owed),
         retained: &mut Vec<Delivery>,
         out: &mut Output,
     ) {
@@ -96,14 +97,14 @@ impl Machine {
             retained.extend(rest); // nothing but QoS 0
         }
         let then = through.clone().map(Some);
-        let (text, before) = (filter.as_text().clone(), after.clone());
+        let text = filter.as_text().clone();
         let value = StateValue::Bytes(records::encode_subscription(options, then.as_ref()));
         let key = records::subscription_key(number, &text);
         let state = vec![StateChange::Put { table: Table::Subscription, key, value }];
         let wanted = RetainedFor { subscriber, filter: filter.clone(), options, after, through };
         let audience = Audience::Retained(Box::new(wanted));
         let submission = Submission { state, audience, ..Submission::default() };
-        self.submit(Purpose::Retained(Piece { filter: text, before, then }), submission, out);
+        self.submit(Purpose::Retained(Piece { filter: text, round, then }), submission, out);
         retained.retain(|delivery| delivery.qos == Qos::AtMostOnce);
     }
 
@@ -111,13 +112,17 @@ impl Machine {
     pub(super) fn stored_retained(&mut self, piece: Piece) {
         let Some(session) = self.session.as_mut() else { return };
         // Subscribed anew meanwhile, it is owed from the start; unsubscribed, not at all.
-        if session.owed.get(&piece.filter) != Some(&piece.before) {
+        if session.owed.get(&piece.filter).is_none_or(|(round, _)| *round != piece.round) {
             return;
         }
         match piece.then {
-            None => drop(session.owed.remove(&piece.filter)),
+            None => {
+                session.owed.remove(&piece.filter);
+                // Asked for by a connection that came while this was on its way.
+                self.retained.retain(|(filter, _)| *filter.as_text() != piece.filter);
+            }
             Some(owed) => {
-                session.owed.insert(piece.filter.clone(), owed);
+                session.owed.insert(piece.filter.clone(), (piece.round, owed));
                 let filter = TopicFilter::parse(piece.filter.clone()).ok();
                 let next = filter.zip(session.filters.get(&piece.filter).copied());
                 self.want_retained(next.into_iter().collect());

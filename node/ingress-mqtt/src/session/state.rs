@@ -25,8 +25,9 @@ pub struct Session {
     pub(crate) link: Arc<Link>,
     /// What it subscribes to.
     pub(crate) filters: HashMap<Text, SubscribeOptions>,
-    /// Subscriptions whose retained messages are not all in the mailbox yet.
-    pub(crate) owed: BTreeMap<Text, Owed>,
+    /// Subscriptions whose retained messages are not all in the mailbox yet; and which SUBSCRIBE that was, by the tokens that
+    /// there were before it.
+    pub(crate) owed: BTreeMap<Text, (u64, Owed)>,
     /// Publishes received whose packet identifier is not free: QoS 2 until PUBREL; QoS 1 of a persistent session until
     /// the PUBACK was written.
     pub(crate) inbound: HashMap<u16, Inbound>,

@@ -57,9 +57,9 @@ impl Machine {
         if let Some(number) = session.number {
             let key = records::subscription_key(number, filter.as_text());
             if wants_retained(&filter, options, earlier.is_none()) && has_retained(cx, &filter, options) {
-                session.owed.insert(filter.as_text().clone(), None);
+                session.owed.insert(filter.as_text().clone(), (session.next_token, None));
             }
-            let owed = session.owed.get(filter.as_text());
+            let owed = session.owed.get(filter.as_text()).map(|(_, owed)| owed);
             let value = StateValue::Bytes(records::encode_subscription(options, owed));
             self.batch().state.push(StateChange::Put { table: Table::Subscription, key, value });
         }

@@ -5,6 +5,7 @@ mod ending;
 mod inbound;
 mod outbound;
 mod random;
+mod retained;
 mod wills;
 
 use super::{Action, Context, Input, Limits, Machine, Output, Phase};
