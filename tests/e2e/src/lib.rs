@@ -5,6 +5,7 @@
 //! free ones that the system chose.
 
 pub mod audit;
+pub mod bodies;
 pub mod node;
 pub mod proxy;
 pub mod raw;

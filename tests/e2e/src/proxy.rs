@@ -39,7 +39,15 @@ impl Proxy {
     /// # Errors
     /// If no port can be had.
     pub async fn start(target: SocketAddr) -> Result<Proxy> {
-        let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+        Proxy::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), target).await
+    }
+
+    /// The same at another address of this machine.
+    ///
+    /// # Errors
+    /// If it cannot be had.
+    pub async fn start_at(addr: SocketAddr, target: SocketAddr) -> Result<Proxy> {
+        let listener = bind(addr)?;
         let addr = listener.local_addr()?;
         let (link, state) = watch::channel(Link::Works);
         let task = tokio::spawn(accept(listener, addr, target, state));
