@@ -269,7 +269,10 @@ impl State {
         if !mailboxes.is_empty() {
             // Their mailboxes say so: whoever ends such a session reads it there.
             let durable = |m: &Match<_>| subscribers.get(m.subscriber).is_some_and(|s| s.session.is_some());
-            matches.iter_mut().filter(|m| durable(m)).for_each(|m| m.shares = Vec::new());
+            matches
+                .iter_mut()
+                .filter(|m| !m.shares.is_empty() && durable(m))
+                .for_each(|m| m.shares = Vec::new());
         }
         let claims = mailboxes.len();
         let retain = (event.retain && everyone).then(|| self.retained.admit(event));
