@@ -12,7 +12,7 @@
 //! neighbours are joined, and what lay between them goes out a second time with the same identity (P2, P3, P5).
 
 use crate::event::Position;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
 /// Every event of the stream from the first to the last of them is to be sent (again).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,8 +27,6 @@ pub(super) struct Aside {
     ranges: VecDeque<Range>,
     /// To be read again by the pass that is under way, in order.
     todo: VecDeque<Range>,
-    /// Left the flow earlier and came back, wherever the pass is; part of the next one.
-    returned: BTreeSet<Position>,
     /// Nothing settled came after the last range, so that it may grow.
     open: bool,
     /// Everything up to here was read once.
@@ -42,7 +40,6 @@ impl Aside {
         Self {
             ranges: VecDeque::new(),
             todo: VecDeque::new(),
-            returned: BTreeSet::new(),
             open: false,
             front: Position::ZERO,
             max: max.max(2),
@@ -50,7 +47,7 @@ impl Aside {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.ranges.is_empty() && self.todo.is_empty() && self.returned.is_empty()
+        self.ranges.is_empty() && self.todo.is_empty()
     }
 
     /// True while a pass has something left to be read.
@@ -60,8 +57,7 @@ impl Aside {
 
     /// The first position that the cursor must not reach.
     pub(super) fn first(&self) -> Option<Position> {
-        let range = self.ranges.front().or(self.todo.front()).map(|range| range.first);
-        range.into_iter().chain(self.returned.first().copied()).min()
+        self.ranges.front().or(self.todo.front()).map(|range| range.first)
     }
 
     /// Sets the next event aside; those before it in the flow have left it. `alone`: something between it and the one
@@ -82,23 +78,12 @@ impl Aside {
         self.open = false;
     }
 
-    /// Sets an event aside that left the flow before; few at a time.
-    pub(super) fn give_back(&mut self, position: Position) {
-        self.returned.insert(position);
-    }
-
     /// Begins to read everything again that was set aside; everything up to `through` was read. Returns after which
     /// position.
     pub(super) fn begin_pass(&mut self, through: Position) -> Option<Position> {
         self.front = self.front.max(through);
         let mut all = std::mem::take(&mut self.ranges);
         all.append(&mut self.todo);
-        for position in std::mem::take(&mut self.returned) {
-            let at = all.partition_point(|range| range.last < position);
-            if all.get(at).is_none_or(|range| range.first > position) {
-                all.insert(at, Range { first: position, last: position });
-            }
-        }
         self.todo = all;
         self.open = false;
         self.todo.front().map(|range| before(range.first))
@@ -125,6 +110,12 @@ impl Aside {
         true
     }
 
+    /// The store has looked at everything up to `through`: what of it was to be read again and did not come is there no more.
+    /// It was damaged, and the store counts that itself.
+    pub(super) fn looked_at(&mut self, through: Position) {
+        drop_up_to(&mut self.todo, through);
+    }
+
     /// Where reading goes on if everything up to `through` was read again: past what is settled.
     pub(super) fn skip(&self, through: Position) -> Position {
         let next = self.todo.front().map_or(self.front, |range| before(range.first));
@@ -133,15 +124,8 @@ impl Aside {
 
     /// The store has given up everything up to `acked`.
     pub(super) fn retained_from(&mut self, acked: Position) {
-        for all in [&mut self.ranges, &mut self.todo] {
-            while all.front().is_some_and(|range| range.last <= acked) {
-                all.pop_front();
-            }
-            if let Some(range) = all.front_mut() {
-                range.first = range.first.max(Position(acked.0 + 1));
-            }
-        }
-        self.returned = self.returned.split_off(&Position(acked.0 + 1));
+        drop_up_to(&mut self.ranges, acked);
+        drop_up_to(&mut self.todo, acked);
     }
 
     /// Joins every second range with its neighbour.
@@ -151,6 +135,15 @@ impl Aside {
         }
         join(&mut self.ranges);
         join(&mut self.todo);
+    }
+}
+
+fn drop_up_to(all: &mut VecDeque<Range>, position: Position) {
+    while all.front().is_some_and(|range| range.last <= position) {
+        all.pop_front();
+    }
+    if let Some(range) = all.front_mut() {
+        range.first = range.first.max(Position(position.0.saturating_add(1)));
     }
 }
 
@@ -173,6 +166,7 @@ fn join(all: &mut VecDeque<Range>) {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::collections::BTreeSet;
 
     /// Walks over positions 1 to 200 as a flow does: those of `held` are set aside, the others settled.
     fn walk(aside: &mut Aside, from: u64, held: &BTreeSet<u64>) -> Vec<u64> {
@@ -252,19 +246,16 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_left_before_finds_its_place() {
+    fn what_is_not_there_any_more_is_not_waited_for() {
         let mut aside = Aside::new(10);
-        walk(&mut aside, 1, &BTreeSet::from([5, 6, 150]));
-        aside.give_back(Position(3));
-        aside.give_back(Position(6));
-        assert_eq!(aside.first(), Some(Position(3)));
-        assert_eq!(aside.begin_pass(Position(200)), Some(Position(2)));
-        assert!(aside.wants(Position(3)).0);
-        // Behind the place where the pass is: the next one reads it.
-        aside.give_back(Position(2));
-        assert_eq!(walk(&mut aside, 4, &BTreeSet::new()), [5, 6, 150]);
-        assert_eq!((aside.is_empty(), aside.first()), (false, Some(Position(2))));
+        walk(&mut aside, 1, &BTreeSet::from([5, 6, 7, 150]));
         aside.begin_pass(Position(200));
-        assert_eq!(walk(&mut aside, 1, &BTreeSet::new()), [2]);
+        assert!(aside.wants(Position(5)).0);
+        // 6 was damaged meanwhile; the store has looked at everything up to there.
+        aside.looked_at(Position(6));
+        assert_eq!(aside.first(), Some(Position(7)));
+        assert!(aside.wants(Position(7)).0);
+        aside.looked_at(Position(200));
+        assert!(aside.is_empty() && !aside.is_passing());
     }
 }

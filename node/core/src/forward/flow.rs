@@ -10,16 +10,18 @@
 //! ```
 //! Slots are numbered from 0 for the life of the flow; `base` is the number of the first one kept. What goes out next is
 //! the head of `ready` (retried or released events) or else slot `fresh`. The cursor passes the settled slots at the
-//! front, and nothing else; what the upstream holds leaves the slots and keeps the cursor back ([`super::held`]).
+//! front, and nothing else ([`super::cursor`]); what the upstream holds leaves the slots and keeps the cursor back
+//! ([`super::held`]).
 
 use super::held::{Held, PROBES_FROM};
 use super::lane::{Admission, Lanes, Mode, Released, enqueue};
+use super::lost::Lost;
 use super::reading::Reading;
 use super::slot::{Slot, State};
 use super::trouble::Troubles;
 use super::{Options, StreamOptions, Volume};
 use crate::event::{Position, StoredEvent, Timestamp};
-use crate::ports::store::{Batch, Consumer, Loss, LossReason, Read, StreamId};
+use crate::ports::store::{Batch, Consumer, LossReason, Read, StreamId};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
@@ -49,6 +51,8 @@ pub(super) struct Bounds {
     pub(super) fetch: Volume,
     /// Ranges of positions set aside.
     pub(super) ranges: usize,
+    /// Losses that wait for the cursor.
+    pub(super) losses: usize,
 }
 
 #[derive(Debug)]
@@ -75,16 +79,18 @@ pub(super) struct Flow {
     pub(super) waiting: Volume,
     /// In flight, and no longer in `slots` because the store has given them up.
     pub(super) given_up: VecDeque<(Position, usize)>,
-    cursor: Position,
+    pub(super) cursor: Position,
     /// The last one that left the slots.
     pub(super) passed: Position,
     pub(super) held: Held,
+    /// Given up, and not passed by the cursor yet.
+    pub(super) lost: Lost,
     /// An event was read that is settled already, after the last slot.
     pub(super) skipped: bool,
     /// Part of a commit that was handed over.
-    committing: Position,
+    pub(super) committing: Position,
     /// Durable.
-    committed: Position,
+    pub(super) committed: Position,
     pub(super) reading: Reading,
 }
 
@@ -110,6 +116,7 @@ impl Flow {
             cursor: stream.acked,
             passed: stream.acked,
             held: Held::new(bounds.ranges),
+            lost: Lost::new(bounds.losses),
             skipped: false,
             committing: stream.acked,
             committed: stream.acked,
@@ -156,7 +163,7 @@ impl Flow {
 
     /// The read to be made now, if any.
     pub(super) fn next_read(&mut self) -> Option<Read> {
-        if !self.reading.is_wanted() || self.held.stops_reading() {
+        if !self.reading.is_wanted() || self.held.wants_pass() {
             return None;
         }
         let room = self.room()?;
@@ -172,6 +179,7 @@ impl Flow {
             }
         }
         self.reading.pass(batch.through);
+        self.held.aside.looked_at(if batch.at_end { Position(u64::MAX) } else { batch.through });
         self.skipped |= self.reading.pass(self.held.aside.skip(self.reading.through()));
         if self.gap_is_full() {
             // From now on the event that fills the gap has its time to be answered.
@@ -207,7 +215,7 @@ impl Flow {
 
     /// Takes the next event to be sent off the queue; `None` if there is nothing that may go out now.
     pub(super) fn take_next(&mut self, wall: Timestamp) -> Option<u64> {
-        if self.held.stops_sending() {
+        if self.held.wants_pass() {
             return None;
         }
         loop {
@@ -332,7 +340,7 @@ impl Flow {
     }
 
     /// Only for slots that are not in flight.
-    fn settle(&mut self, no: u64, state: State) {
+    pub(super) fn settle(&mut self, no: u64, state: State) {
         let Some(slot) = self.slot_mut(no) else { return };
         let (key, bytes) = (slot.key, slot.bytes());
         slot.state = state;
@@ -475,102 +483,6 @@ impl Flow {
     /// True if one event alone fills the gap: everything that may be sent after it was taken by the upstream.
     fn is_last_open(&self) -> bool {
         self.gap_is_full() && self.in_flight.events + self.waiting.events == 1 + self.held.probes()
-    }
-
-    // --- the cursor
-
-    /// Moves the cursor over everything settled at the front. Returns how many events that is worth a commit; hands each
-    /// loss to `lose`.
-    pub(super) fn advance(&mut self, now: Duration, mut lose: impl FnMut(Loss)) -> u32 {
-        let mut acked = self.held.take_settled();
-        while let Some(slot) = self.slots.pop_front_if(|slot| slot.is_settled()) {
-            self.base += 1;
-            self.passed = self.passed.max(slot.position);
-            match slot.state {
-                State::Lost(reason) if self.held.first().is_none_or(|first| first > slot.position) => {
-                    self.held.aside.passed();
-                    lose(self.loss(&slot, reason));
-                }
-                State::Lost(_) | State::Aside => self.held.leave(&slot),
-                _ => {
-                    acked += 1;
-                    self.held.aside.passed();
-                }
-            }
-        }
-        self.fresh = self.fresh.max(self.base);
-        self.held.watch(now);
-        if self.follow() { acked.max(1) } else { 0 }
-    }
-
-    /// What was lost is counted with the cursor that passes it: behind an event set aside it is tried again instead.
-    fn loss(&self, slot: &Slot, reason: LossReason) -> Loss {
-        Loss {
-            consumer: Some(self.consumer),
-            reason,
-            events: 1,
-            bytes: slot.bytes() as u64,
-            range: (slot.position, slot.position),
-        }
-    }
-
-    /// The cursor follows what left the slots, up to the first event that is not settled. True if it moved.
-    fn follow(&mut self) -> bool {
-        let open = self.held.first().into_iter().chain(self.slots.front().map(|slot| slot.position)).min();
-        let to = open.map_or(self.passed, |open| self.passed.min(Position(open.0.saturating_sub(1))));
-        let moved = to > self.cursor;
-        self.cursor = self.cursor.max(to);
-        moved
-    }
-
-    /// The store has given up, and counted, everything up to `acked`. False if that is no news.
-    pub(super) fn retained_from(&mut self, acked: Position) -> bool {
-        if acked <= self.committed {
-            return false;
-        }
-        self.committed = acked;
-        self.committing = self.committing.max(acked);
-        while self.slots.front().is_some_and(|slot| slot.position <= acked) {
-            self.drop_front();
-        }
-        self.fresh = self.fresh.max(self.base);
-        self.cursor = self.cursor.max(acked);
-        self.passed = self.passed.max(acked);
-        self.held.aside.retained_from(acked);
-        self.drop_probes(acked);
-        self.reading.pass(acked);
-        true
-    }
-
-    fn drop_front(&mut self) {
-        let no = self.base;
-        let Some(slot) = self.slots.front() else { return };
-        let (position, bytes, state) = (slot.position, slot.bytes(), slot.state);
-        if state == State::InFlight {
-            // Still unanswered, so it still takes its place in the upstream's window.
-            self.given_up.push_back((position, bytes));
-            self.waiting.add(bytes);
-        }
-        if !slot.is_settled() {
-            self.settle(no, State::Acked);
-        }
-        self.slots.pop_front();
-        self.base += 1;
-    }
-
-    /// The cursor that is to become durable, if it moved; it then counts as handed over.
-    pub(super) fn begin_commit(&mut self) -> Option<Position> {
-        let moved = self.cursor > self.committing;
-        self.committing = self.cursor;
-        moved.then_some(self.cursor)
-    }
-
-    pub(super) fn committed(&mut self) {
-        self.committed = self.committed.max(self.committing);
-    }
-
-    pub(super) fn commit_failed(&mut self) {
-        self.committing = self.committed;
     }
 
     // --- the gap

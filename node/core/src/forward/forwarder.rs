@@ -11,14 +11,14 @@ use crate::event::{Position, Timestamp};
 use crate::ports::store::{Batch, Class, CursorChange, LossReason, StreamId};
 use std::time::Duration;
 
-/// Events that one stream sends in its turn beyond its guaranteed share.
-const QUANTUM: usize = 16;
+/// Losses of one uplink that wait for the cursor, 64 bytes each (P5).
+const LOSSES_MAX: usize = 1 << 12;
 /// Part of the time for a graceful stop that is spent waiting for answers; the rest is for the last commit.
 const ANSWERS_OF_STOP: (u32, u32) = (3, 4);
 
 /// Where a graceful stop stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+pub(super) enum Phase {
     Running,
     /// No reading, no sending; answers until the first moment, commits until the second.
     Draining {
@@ -58,22 +58,22 @@ pub struct Counters {
 /// Store-and-forward of one uplink over all its streams; the module's description says what it keeps to.
 #[derive(Debug)]
 pub struct Forwarder {
-    options: Options,
-    flows: Vec<Flow>,
-    link: Link,
-    ledger: Ledger,
+    pub(super) options: Options,
+    pub(super) flows: Vec<Flow>,
+    pub(super) link: Link,
+    pub(super) ledger: Ledger,
     jitter: Jitter,
-    phase: Phase,
+    pub(super) phase: Phase,
     /// The smaller of the configured window and the upstream's.
-    window: Volume,
-    in_flight: Volume,
+    pub(super) window: Volume,
+    pub(super) in_flight: Volume,
     /// When the upstream answered last, or when it was first asked after silence.
-    progress_at: Duration,
+    pub(super) progress_at: Duration,
     /// The flow that sends first in the next round.
-    turn: usize,
+    pub(super) turn: usize,
     /// The moment asked for with [`Action::WakeAt`], not after the true next deadline.
-    wake: Option<Duration>,
-    counters: Counters,
+    pub(super) wake: Option<Duration>,
+    pub(super) counters: Counters,
 }
 
 impl Forwarder {
@@ -209,7 +209,7 @@ impl Forwarder {
         }
     }
 
-    fn connect(&mut self, now: Duration, out: &mut Vec<Action>) {
+    pub(super) fn connect(&mut self, now: Duration, out: &mut Vec<Action>) {
         let attempt = self.link.attempt(now);
         self.counters.connects += 1;
         out.push(Action::Report(Report::Connecting { index: attempt.index }));
@@ -404,14 +404,14 @@ impl Forwarder {
     }
 
     /// Moves the cursor of a flow as far as it goes.
-    fn settle(&mut self, now: Duration, idx: usize) {
+    pub(super) fn settle(&mut self, now: Duration, idx: usize) {
         let Some(flow) = self.flows.get_mut(idx) else { return };
         let (ledger, counters) = (&mut self.ledger, &mut self.counters);
         let acked = flow.advance(now, |loss| {
             match loss.reason {
-                LossReason::Rejected => counters.rejected += 1,
-                LossReason::Expired => counters.expired += 1,
-                _ => counters.parked += 1,
+                LossReason::Rejected => counters.rejected += loss.events,
+                LossReason::Expired => counters.expired += loss.events,
+                _ => counters.parked += loss.events,
             }
             ledger.lost(now, loss);
         });
@@ -440,7 +440,13 @@ impl Forwarder {
     }
 
     /// The connection is of no use any more.
-    fn lost(&mut self, now: Duration, cause: Text, blamed: Option<(usize, u64)>, out: &mut Vec<Action>) {
+    pub(super) fn lost(
+        &mut self,
+        now: Duration,
+        cause: Text,
+        blamed: Option<(usize, u64)>,
+        out: &mut Vec<Action>,
+    ) {
         let (barren, acks) = (self.link.is_barren(), self.counters.acked);
         match blamed {
             Some((idx, no)) => {
@@ -464,77 +470,6 @@ impl Forwarder {
         self.in_flight = Volume::default();
     }
 
-    // --- time
-
-    fn wake(&mut self, now: Duration, out: &mut Vec<Action>) {
-        self.flows.iter_mut().for_each(|flow| flow.wake(now));
-        match self.link.state() {
-            State::Waiting { until } if until <= now && self.phase == Phase::Running => {
-                self.connect(now, out)
-            }
-            State::Connecting { deadline } if deadline <= now => {
-                self.lost(now, Text::from_static("no answer to the attempt to connect"), None, out);
-            }
-            State::Up { .. } => self.check_answers(now, out),
-            _ => {}
-        }
-    }
-
-    fn check_answers(&mut self, now: Duration, out: &mut Vec<Action>) {
-        if self.silence_ends().is_some_and(|at| at <= now) {
-            let cause = format!("nothing acknowledged for {} s", self.options.answer_timeout.as_secs());
-            self.lost(now, Text::from(cause), None, out);
-            return;
-        }
-        let silent = |flow: &Flow| self.gap_ends(flow).is_some_and(|at| at <= now);
-        let Some(idx) = self.flows.iter().position(silent) else { return };
-        let blamed = self.flows.get(idx).and_then(Flow::first_in_flight).map(|no| (idx, no));
-        self.lost(now, Text::from_static("one event not acknowledged while later ones were"), blamed, out);
-    }
-
-    /// When the whole connection has been silent for too long.
-    fn silence_ends(&self) -> Option<Duration> {
-        (self.in_flight.events > 0).then(|| self.progress_at + self.options.answer_timeout)
-    }
-
-    /// When one event without an answer has blocked its flow for too long.
-    fn gap_ends(&self, flow: &Flow) -> Option<Duration> {
-        let blocked = flow.in_flight.events > 0 && flow.gap_is_full();
-        blocked.then(|| flow.progress_at + self.options.answer_timeout)
-    }
-
-    fn deadline(&self, now: Duration) -> Option<Duration> {
-        let mut next = Earliest(self.ledger.deadline());
-        match self.phase {
-            Phase::Running => next.consider(self.link.deadline()),
-            Phase::Draining { answers_until, end } => {
-                next.consider(Some(if self.answers_are_in(now) { end } else { answers_until }));
-            }
-            Phase::Done => {}
-        }
-        if self.link.is_up() {
-            next.consider(self.silence_ends());
-        }
-        for flow in &self.flows {
-            next.consider(flow.deadline());
-            if self.link.is_up() {
-                next.consider(self.gap_ends(flow));
-            }
-        }
-        next.0
-    }
-
-    /// Asks to be woken if the next deadline is earlier than what was asked for; a later one is found out when the
-    /// earlier wish comes true, so that an acknowledgement costs no new timer.
-    fn wake_at(&mut self, now: Duration, out: &mut Vec<Action>) {
-        let Some(deadline) = self.deadline(now) else { return };
-        let at = deadline.max(now + Duration::from_millis(1));
-        if self.phase != Phase::Done && self.wake.is_none_or(|wake| at < wake) {
-            self.wake = Some(at);
-            out.push(Action::WakeAt(at));
-        }
-    }
-
     // --- actions
 
     /// True if a flow has begun to read again what it had set aside.
@@ -547,85 +482,6 @@ impl Forwarder {
             }
         }
         begun
-    }
-
-    /// Sends what may be sent: first every flow up to its guaranteed share, then the rest of the window in turns.
-    fn pump(&mut self, now: Duration, wall: Timestamp, out: &mut Vec<Action>) {
-        if !self.link.is_up() || self.phase != Phase::Running {
-            return;
-        }
-        let before = self.counters.sent;
-        let mut open = self.round(now, wall, out, |flow| flow.share.saturating_sub(flow.in_flight.events));
-        while open && self.flows.len() > 1 {
-            let sent = self.counters.sent;
-            open = self.round(now, wall, out, |_| QUANTUM) && self.counters.sent > sent;
-        }
-        if self.counters.sent > before {
-            out.push(Action::Flush);
-        }
-    }
-
-    /// One turn for every flow, beginning with the one whose turn it is. False once the window is closed. A flow that
-    /// finds it closed before it sent anything keeps its turn, so that small events do not keep a large one waiting.
-    fn round(
-        &mut self,
-        now: Duration,
-        wall: Timestamp,
-        out: &mut Vec<Action>,
-        quota: impl Fn(&Flow) -> usize,
-    ) -> bool {
-        let flows = self.flows.len();
-        for offset in 0..flows {
-            let idx = (self.turn + offset) % flows;
-            let quota = self.flows.get(idx).map_or(0, &quota);
-            let before = self.counters.sent;
-            let open = self.take_turn(now, wall, idx, quota, out);
-            // What was given up for its age on the way lets the cursor move.
-            self.settle(now, idx);
-            if !open {
-                self.turn = if self.counters.sent > before { (idx + 1) % flows } else { idx };
-                return false;
-            }
-        }
-        self.turn = (self.turn + 1) % flows.max(1);
-        true
-    }
-
-    /// Sends up to `quota` events of a flow. False if the window is closed.
-    fn take_turn(
-        &mut self,
-        now: Duration,
-        wall: Timestamp,
-        idx: usize,
-        quota: usize,
-        out: &mut Vec<Action>,
-    ) -> bool {
-        for _ in 0..quota {
-            if self.in_flight.events >= self.window.events {
-                return false;
-            }
-            let Some(flow) = self.flows.get_mut(idx) else { return true };
-            let Some(no) = flow.take_next(wall) else { return true };
-            let bytes = flow.bytes(no);
-            if self.in_flight.events > 0 && self.in_flight.bytes + bytes > self.window.bytes {
-                flow.untake(no);
-                return false;
-            }
-            self.send(now, idx, no, bytes, out);
-        }
-        true
-    }
-
-    fn send(&mut self, now: Duration, idx: usize, no: u64, bytes: usize, out: &mut Vec<Action>) {
-        let Some(flow) = self.flows.get_mut(idx) else { return };
-        let Some((event, again)) = flow.send(no, now) else { return };
-        if self.in_flight.events == 0 {
-            self.progress_at = now;
-        }
-        self.in_flight.add(bytes);
-        self.counters.sent += 1;
-        self.counters.again += u64::from(again);
-        out.push(Action::Send { stream: flow.stream(), event, again });
     }
 
     /// Gives up what blocks a flow, once its own attempts are used up.
@@ -668,7 +524,7 @@ impl Forwarder {
     }
 
     /// In a graceful stop: no answer is to be waited for any more.
-    fn answers_are_in(&self, now: Duration) -> bool {
+    pub(super) fn answers_are_in(&self, now: Duration) -> bool {
         let late = matches!(self.phase, Phase::Draining { answers_until, .. } if answers_until <= now);
         self.in_flight.events == 0 || !self.link.is_up() || late
     }
@@ -694,21 +550,10 @@ fn flows(options: &Options, streams: &[StreamOptions]) -> Vec<Flow> {
         read_ahead: part(options.read_ahead),
         fetch: options.fetch,
         ranges: RANGES_MAX / count,
+        losses: LOSSES_MAX / count,
     };
     let weight = |stream: &StreamOptions| usize::try_from(stream.weight.max(1)).unwrap_or(usize::MAX);
     let weights = streams.iter().map(weight).fold(0_usize, usize::saturating_add).max(1);
     let share = |stream| (options.window.events.saturating_mul(weight(stream)) / weights).max(1);
     streams.iter().map(|stream| Flow::new(options, stream, bounds, share(stream))).collect()
-}
-
-/// The earliest of several moments.
-struct Earliest(Option<Duration>);
-
-impl Earliest {
-    fn consider(&mut self, at: Option<Duration>) {
-        self.0 = match (self.0, at) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
-    }
 }

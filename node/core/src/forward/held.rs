@@ -7,12 +7,13 @@
 
 use super::aside::Aside;
 use super::flow::Flow;
+use super::keys::Keys;
 use super::lane::enqueue;
 use super::slot::{Slot, State};
 use crate::Text;
 use crate::event::Position;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Numbers from here on are probes', not slots'.
@@ -21,8 +22,6 @@ pub(super) const PROBES_FROM: u64 = 1 << 63;
 const PROBES_MAX: usize = 64;
 /// Groups without a probe are tried this often.
 const PASS_EVERY: Duration = Duration::from_secs(60);
-/// Keys that wait behind an event set aside, where order is strict. Beyond it the flow reads no further (P5).
-const KEYS_MAX: usize = 1 << 16;
 /// Ranges of one uplink, 16 bytes each (P5).
 pub(super) const RANGES_MAX: usize = 1 << 16;
 
@@ -39,8 +38,8 @@ pub(super) struct Held {
     pub(super) aside: Aside,
     probes: BTreeMap<u64, Probe>,
     next_probe: u64,
-    /// Later events of these keys wait, too (P4). Hashes.
-    keys: HashSet<u64>,
+    /// Later events of these keys wait, too (P4).
+    keys: Keys,
     /// The upstream may take something that it held: everything is to be read again.
     pass_wanted: bool,
     pass_at: Option<Duration>,
@@ -54,7 +53,7 @@ impl Held {
             aside: Aside::new(ranges_max),
             probes: BTreeMap::new(),
             next_probe: PROBES_FROM,
-            keys: HashSet::new(),
+            keys: Keys::new(),
             pass_wanted: false,
             pass_at: None,
             unprobed: false,
@@ -83,12 +82,6 @@ impl Held {
         self.probes.get(&no).map(|probe| probe.until)
     }
 
-    /// A slot left the flow unsettled, or lost where it cannot be counted yet.
-    pub(super) fn leave(&mut self, slot: &Slot) {
-        self.unprobed |= slot.state != State::Aside;
-        self.aside.push(slot.position, slot.alone);
-    }
-
     /// Few, and asked for only where no slot was found.
     pub(super) fn find(&self, position: Position) -> Option<u64> {
         self.probes.iter().find(|(_, probe)| probe.slot.position == position).map(|(no, _)| *no)
@@ -102,37 +95,20 @@ impl Held {
 
     /// True if an event of this key was set aside: this one must not overtake it.
     pub(super) fn keeps(&self, key: u64) -> bool {
-        !self.keys.is_empty() && self.keys.contains(&key)
+        self.keys.contains(key)
     }
 
-    /// True if nothing more may be read: too many keys wait already, or everything is to be read again.
-    pub(super) fn stops_reading(&self) -> bool {
-        self.pass_wanted || self.keys.len() >= KEYS_MAX
-    }
-
-    /// True if nothing may be sent: the flow is to be emptied for a pass.
-    pub(super) fn stops_sending(&self) -> bool {
+    /// True if nothing may be read or sent: the flow is to be emptied for a pass.
+    pub(super) fn wants_pass(&self) -> bool {
         self.pass_wanted
     }
 
-    /// Takes the probes that are settled out; one that was not acknowledged is read again with the others, and counted when
-    /// the cursor passes it.
-    pub(super) fn take_settled(&mut self) -> u32 {
-        if self.probes.is_empty() {
-            return 0;
-        }
-        let (mut acked, aside) = (0, &mut self.aside);
-        let before = self.probes.len();
-        self.probes.retain(|_, probe| {
-            match probe.slot.state {
-                State::Acked => acked += 1,
-                State::Lost(_) => aside.give_back(probe.slot.position),
-                _ => return true,
-            }
-            false
-        });
-        self.pass_wanted |= self.probes.len() < before;
-        acked
+    /// Takes the probes that are settled out.
+    pub(super) fn take_settled(&mut self) -> Vec<Slot> {
+        let settled = self.probes.extract_if(.., |_, probe| probe.slot.is_settled());
+        let settled: Vec<Slot> = settled.map(|(_, probe)| probe.slot).collect();
+        self.pass_wanted |= !settled.is_empty();
+        settled
     }
 
     /// Events without a probe are tried after a while.
@@ -222,6 +198,8 @@ impl Flow {
 
     /// An event whose key is kept goes aside unsent.
     pub(super) fn leave_behind_its_key(&mut self, no: u64) {
+        // Perhaps it was only taken for one of them, and no probe tries for it.
+        self.held.unprobed |= self.held.keys.is_inexact();
         self.troubles.forget(no);
         self.leave(no);
     }
@@ -244,7 +222,8 @@ impl Flow {
         self.troubles.clear();
         // Later events of a probe's key still wait for it.
         let keyed = self.lanes.are_used();
-        self.held.keys = self.held.probes.values().filter(|_| keyed).map(|probe| probe.slot.key).collect();
+        let Held { keys, probes, .. } = &mut self.held;
+        keys.begin_pass(probes.values().filter(|_| keyed).map(|probe| probe.slot.key));
         self.skipped = false;
         self.queue_probes();
         if let Some(after) = self.held.aside.begin_pass(self.reading.through()) {
@@ -259,10 +238,10 @@ impl Flow {
         if slot.event.is_some() {
             self.waiting.remove(slot.bytes());
         }
-        if matches!(slot.state, State::Acked | State::Moved) {
-            self.held.aside.passed();
-        } else {
-            self.held.aside.push(slot.position, slot.alone);
+        match slot.state {
+            State::Acked | State::Moved => self.held.aside.passed(),
+            State::Lost(reason) => self.lose(slot, reason),
+            _ => self.held.aside.push(slot.position, slot.alone),
         }
     }
 

@@ -39,17 +39,22 @@
 
 mod action;
 mod aside;
+mod cursor;
 mod flow;
 mod forwarder;
 mod held;
 mod jitter;
+mod keys;
 mod lane;
 mod ledger;
 mod link;
+mod lost;
 mod options;
 mod progress;
+mod pump;
 mod reading;
 mod slot;
+mod time;
 mod trouble;
 
 #[cfg(test)]

@@ -79,29 +79,48 @@ fn a_new_connection_tries_at_once() {
     assert_eq!((acked(&world), world.cursor(0)), (1_000, Some(world.last(0))));
 }
 
-/// What is rejected behind a held event is counted once, with the cursor that passes it.
+/// What is rejected behind a held event is counted once, with the cursor that passes it, and is not tried again: later events of
+/// its key have gone on.
 #[test]
 fn a_loss_behind_a_held_event_is_counted_when_the_cursor_passes_it() {
-    let mut world = closed(options());
-    for topic in ["t0", "bad", "t1"] {
-        world.append(0, topic);
+    for order in [Order::Sequence, Order::Strict] {
+        let mut world = closed(Options { order, ..options() });
+        for topic in ["t0", "bad", "t1", "bad"] {
+            world.append(0, topic);
+        }
+        world.connect(usize::MAX);
+        world.hold(0);
+        world.fail(0, Class::Reject);
+        while !world.flying.is_empty() {
+            world.ack(0);
+        }
+        world.pass(ms(500));
+        world.commit_ok();
+        assert_eq!((world.logs[0].counted, acked(&world)), (0, 2));
+        world.closed.clear();
+        world.pass(ms(1_000));
+        world.ack_all();
+        world.settle();
+        assert_eq!((world.logs[0].counted, world.logs[0].cursor), (1, world.last(0)));
+        assert_eq!(world.forwarder.counters().again, 1, "the held one");
     }
-    world.connect(usize::MAX);
-    world.hold(0);
-    world.fail(0, Class::Reject);
-    world.ack(0);
-    world.pass(ms(500));
-    world.commit_ok();
-    assert_eq!((world.logs[0].counted, acked(&world)), (0, 1));
-    world.closed.clear();
-    world.pass(ms(1_000));
-    world.ack(0);
-    world.read_all();
-    // Tried again, because nobody remembers it.
-    assert_eq!(world.flying.len(), 1);
-    world.fail(0, Class::Reject);
-    world.settle();
-    assert_eq!((world.logs[0].counted, world.logs[0].cursor), (1, world.last(0)));
+}
+
+/// What is damaged on the disk while it waits is the store's to count, and keeps neither the pass nor the cursor waiting.
+#[test]
+fn a_pass_does_not_wait_for_what_is_not_there_any_more() {
+    for lost in [1, 3] {
+        let mut world = closed(options());
+        world.backlog(0, 4, |_| "t0".into());
+        world.connect(usize::MAX);
+        world.ack_all();
+        let last = world.last(0);
+        world.logs[0].events.remove(lost);
+        world.closed.clear();
+        world.pass(ms(1_000));
+        world.ack_all();
+        assert_eq!((acked(&world), world.cursor(0)), (3, Some(last)));
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! How fast strict order is, counted in round trips: nothing here looks at a clock.
+//! Strict order over many keys: how fast it is, counted in round trips, and that no number of held ones stops the others.
 
 use super::super::Volume;
 use super::*;
@@ -27,9 +27,22 @@ struct Far {
     backlog: Vec<StoredEvent>,
     flying: Vec<StoredEvent>,
     last_of_key: HashMap<Text, Position>,
+    /// Topics that begin so are held.
+    held: &'static str,
 }
 
 impl Far {
+    /// Connected, with whatever may be under way under way.
+    fn new(topics: impl Iterator<Item = String>, held: &'static str) -> Self {
+        let first = Position::first_of(1).0;
+        let backlog = (first..).zip(topics).map(|(n, topic)| event(Position(n), &topic, WALL)).collect();
+        let forwarder = Forwarder::new(strict(), &[StreamOptions::new(stream(0), Position::ZERO)]).unwrap();
+        let mut far = Self { forwarder, backlog, flying: Vec::new(), last_of_key: HashMap::new(), held };
+        far.step(Input::Start);
+        far.step(Input::Up { window: usize::MAX, address: Text::from_static("a:1") });
+        far
+    }
+
     fn step(&mut self, input: Input) {
         let mut out = Vec::new();
         self.forwarder.step(ms(1_000), WALL, input, &mut out);
@@ -57,9 +70,15 @@ impl Far {
 
     fn round_trip(&mut self) {
         for event in std::mem::take(&mut self.flying) {
+            let (stream, position) = (stream(0), event.position);
+            if event.event.topic.starts_with(self.held) {
+                let (group, reason) = (Text::from_static("g"), Text::from_static("held"));
+                self.step(Input::Held { stream, position, group, retry_after: ms(1_000), reason });
+                continue;
+            }
             let last = self.last_of_key.insert(event.event.topic.clone(), event.position);
             assert!(last.is_none_or(|last| last < event.position), "in order");
-            self.step(Input::Acked { stream: stream(0), position: event.position });
+            self.step(Input::Acked { stream, position });
         }
     }
 }
@@ -68,14 +87,7 @@ impl Far {
 /// that other orders have, some forty keys would be under way at a time.
 #[test]
 fn strict_over_many_keys_fills_a_long_pipe() {
-    let first = Position::first_of(1).0;
-    let backlog = (0..KEYS * RUN * RUNS)
-        .map(|n| event(Position(first + n), &format!("t{}", n / RUN % KEYS), WALL))
-        .collect();
-    let forwarder = Forwarder::new(strict(), &[StreamOptions::new(stream(0), Position::ZERO)]).unwrap();
-    let mut far = Far { forwarder, backlog, flying: Vec::new(), last_of_key: HashMap::new() };
-    far.step(Input::Start);
-    far.step(Input::Up { window: usize::MAX, address: Text::from_static("a:1") });
+    let mut far = Far::new((0..KEYS * RUN * RUNS).map(|n| format!("t{}", n / RUN % KEYS)), "none");
     let mut round_trips = 0;
     while far.forwarder.cursor(stream(0)) < far.backlog.last().map(|e| e.position) {
         assert!(far.forwarder.waiting().events <= 32_768);
@@ -83,4 +95,16 @@ fn strict_over_many_keys_fills_a_long_pipe() {
         round_trips += 1;
         assert!(round_trips <= 400, "{} under way", far.flying.len());
     }
+}
+
+/// More keys wait for a topic that is not there than are known one by one: the others are read and sent all the same.
+#[test]
+fn no_number_of_held_keys_stops_the_others() {
+    let held = (0..70_000).map(|n| format!("held/{n}"));
+    let mut far = Far::new(held.chain((0..1_000).map(|n| format!("t{n}"))), "held");
+    while !far.flying.is_empty() {
+        far.round_trip();
+    }
+    assert_eq!(far.last_of_key.len(), 1_000);
+    assert!(far.forwarder.waiting().events <= 1, "{:?}", far.forwarder.waiting());
 }
