@@ -89,7 +89,7 @@ impl Core {
         if group.is_empty() {
             return Round { finished: self.engine().finish_unwritten(group), failed: false };
         }
-        let outcome = writer.append(&mut group.frames, group.fills_page).map_err(Arc::new);
+        let outcome = writer.append(&mut group.frames).map_err(Arc::new);
         let failed = outcome.is_err();
         if let Err(error) = &outcome {
             tracing::error!(%error, "journal write failed, its segment is not used again");

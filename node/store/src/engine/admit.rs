@@ -54,7 +54,6 @@ impl Engine {
             base: active.base(),
             first_lsn: self.next_lsn,
             segment_full: false,
-            fills_page: false,
         };
         self.take_internals(&mut group, active.room());
         while !group.segment_full && group.entries.len() < self.limits.group_commits {
@@ -74,7 +73,6 @@ impl Engine {
                 self.take(&mut group, request, bound, frame_max);
             }
         }
-        group.fill_page(active);
         group
     }
 

@@ -33,9 +33,7 @@ use self::sequences::Sequences;
 use self::spaces::Spaces;
 use self::tables::Tables;
 use crate::backing::{BackingError, CheckpointWork, Generations, Lsn, StreamNo, Views};
-use crate::journal::frame::{self, CursorEntry, LossEntry, UplinkNo};
-use crate::journal::page_rest;
-use crate::journal::writer::Active;
+use crate::journal::frame::{CursorEntry, LossEntry, UplinkNo};
 use bytes::Bytes;
 use eventmesh_edge_core::event::Position;
 use eventmesh_edge_core::ports::Completion;
@@ -120,25 +118,9 @@ pub(crate) struct Group {
     first_lsn: Lsn,
     /// The next commit needs a new segment.
     pub(crate) segment_full: bool,
-    /// Its last frame goes up to the end of a page.
-    pub(crate) fills_page: bool,
 }
 
 impl Group {
-    /// Gives the next group a page of its own, if that saves one.
-    fn fill_page(&mut self, active: &Active) {
-        let last = self.entries.iter_mut().rev().find_map(|entry| match &mut entry.outcome {
-            Ok(Some(written)) => Some(&mut written.frame),
-            _ => None,
-        });
-        let Some((last, zeros)) = last.zip(page_rest(active.offset, self.frames.len())) else { return };
-        if self.frames.len() + zeros <= active.room() {
-            frame::fill_up(&mut self.frames, last.start, zeros, self.base.seed);
-            last.end = self.frames.len();
-            self.fills_page = true;
-        }
-    }
-
     /// True if there is nothing to write.
     pub(crate) fn is_empty(&self) -> bool {
         self.frames.is_empty()

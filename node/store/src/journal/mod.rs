@@ -25,8 +25,7 @@
 //!             crc = CRC32C of len and body, started with seed(secret, log id, segment number)
 //! body      varint LSN - header's LSN
 //!           u8     1 first of its group (all groups before it were synced), 2 events, 4 changes, 8 cursors,
-//!                  16 losses, 32 exactly one event (then no count), 64 end of an orderly close, 128 zeros follow the
-//!                  last item up to the end of a page, and none stand behind the frame
+//!                  16 losses, 32 exactly one event (then no count), 64 end of an orderly close
 //!           varint position of its first event - header's position (there even without events)
 //!           events   count, each:  varint stream number * 2 + has-mailboxes
 //!                                  [count, each: varint session, bytes options]
@@ -36,10 +35,6 @@
 //!           losses   count, each:  varint stream number, varint uplink number (both 0: of no consumer), u8 reason,
 //!                                  varint events, varint bytes, varint first, varint last position
 //! ```
-//! A sync writes whole pages. Where a group like the last one would touch one page more than it needs, the last frame of
-//! that one is filled up, so that the next begins on a page of its own ([`page_rest`]): a group of some kilobytes costs one
-//! page instead of two.
-//!
 //! A length of zero ends the frames. The seed is a different number for every segment number, so what an earlier use of
 //! a recycled file left behind cannot pass for a frame of this one.
 //!
@@ -55,8 +50,6 @@
 
 pub(crate) mod frame;
 pub(crate) mod header;
-#[cfg(test)]
-mod page_tests;
 pub(crate) mod reader;
 pub(crate) mod recover;
 mod reserve;
@@ -79,18 +72,6 @@ pub(crate) const RECORD_OVERHEAD: u32 = 16;
 
 /// Zero bytes behind each group, overwritten by the next: a clean end is told from a torn one.
 pub(crate) const TERMINATOR: usize = 8;
-
-/// What a file system writes at once, on most.
-const PAGE_BYTES: usize = 4096;
-
-/// Bytes up to the end of the page in which a group of `len` bytes at `offset` ends, if another such group would touch fewer
-/// pages behind them.
-pub(crate) fn page_rest(offset: u32, len: usize) -> Option<usize> {
-    let used = (offset as usize + len) % PAGE_BYTES;
-    let next = len + TERMINATOR;
-    let fewer = used > 0 && next.div_ceil(PAGE_BYTES) < (used + next).div_ceil(PAGE_BYTES);
-    fewer.then_some(PAGE_BYTES - used)
-}
 
 /// Path of a segment.
 pub(crate) fn path_of(number: u32) -> String {

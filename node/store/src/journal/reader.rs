@@ -81,7 +81,6 @@ pub(crate) struct FrameCursor {
     /// Bytes behind the end of an open segment that look like a torn group.
     pub(crate) torn_bytes: u64,
     pub(crate) clean_end: bool,
-    fills_page: bool,
     strict: bool,
     /// Why a strict cursor stopped.
     pub(crate) error: Option<io::Error>,
@@ -106,7 +105,6 @@ impl FrameCursor {
             gaps: Vec::new(),
             torn_bytes: 0,
             clean_end: false,
-            fills_page: false,
             strict: false,
             error: None,
         }
@@ -155,7 +153,6 @@ impl FrameCursor {
             return None;
         };
         self.clean_end = frame.is_clean_end();
-        self.fills_page = frame.fills_page();
         self.last = Some(body.clone());
         let located = Located { offset: self.offset, body };
         self.offset = located.next_offset();
@@ -214,8 +211,7 @@ impl FrameCursor {
             End::Open(_) => match search(&rest, &self.source.base, self.before().0, true) {
                 Some(next) => self.gap_to(Some(next), limit),
                 None => {
-                    // Behind a page that was filled up stands what an earlier use left, or the start of a group.
-                    self.torn_bytes = if self.fills_page { 0 } else { torn_bytes(&rest) };
+                    self.torn_bytes = torn_bytes(&rest);
                     self.done = true;
                 }
             },

@@ -261,15 +261,12 @@ impl Writer {
         Ok(self.active.insert(Active { header, file, offset: HEADER_BYTES, from_reserve }))
     }
 
-    /// Writes a group and syncs it; `fills_page`: no zeros behind it. After an error the segment is not trusted again: the next
-    /// group needs [`Writer::activate`].
-    pub(crate) fn append(&mut self, frames: &mut Vec<u8>, fills_page: bool) -> io::Result<Synced> {
+    /// Writes a group and syncs it. After an error the segment is not trusted again: the next group needs
+    /// [`Writer::activate`].
+    pub(crate) fn append(&mut self, frames: &mut Vec<u8>) -> io::Result<Synced> {
         let active = self.active.as_mut().ok_or_else(|| io::Error::other("no segment is open"))?;
         let len = frames.len();
-        if !fills_page {
-            frames.extend_from_slice(&[0; TERMINATOR]);
-        }
-        let written = frames.len();
+        frames.extend_from_slice(&[0; TERMINATOR]);
         let outcome = write_and_sync(active, frames);
         frames.truncate(len);
         match outcome {
@@ -277,7 +274,7 @@ impl Writer {
                 active.offset += as_u32(len);
                 self.good_end = (active.header.number, active.offset);
                 self.syncs += 1;
-                self.bytes_written += written as u64;
+                self.bytes_written += (len + TERMINATOR) as u64;
                 Ok(synced)
             }
             Err(error) => {

@@ -6,7 +6,7 @@ mod tests;
 mod write;
 
 pub(crate) use self::read::{Frame, Item};
-pub(crate) use self::write::{FrameWriter, fill_up};
+pub(crate) use self::write::FrameWriter;
 
 use super::RECORD_OVERHEAD;
 use super::header::Header;
@@ -27,7 +27,6 @@ const CURSORS: u8 = 8;
 const LOSSES: u8 = 16;
 const ONE_EVENT: u8 = 32;
 const CLEAN_END: u8 = 64;
-const PAGE_FILLED: u8 = 128;
 
 /// Durable number of an uplink; 0 is the pseudo-consumer of a stream without one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

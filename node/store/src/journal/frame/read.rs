@@ -2,7 +2,7 @@
 
 use super::{
     Base, CHANGES, CLEAN_END, CURSORS, Change, CursorEntry, EVENTS, EventEntry, GROUP_START, LOSSES,
-    LossEntry, Mailboxes, ONE_EVENT, PAGE_FILLED, UplinkNo, loss_reason,
+    LossEntry, Mailboxes, ONE_EVENT, UplinkNo, loss_reason,
 };
 use crate::backing::{Lsn, StreamNo};
 use crate::codec::Reader;
@@ -47,11 +47,6 @@ impl<'a> Frame<'a> {
 
     pub(crate) fn is_group_start(&self) -> bool {
         self.flags & GROUP_START != 0
-    }
-
-    /// True if the next frame begins on a page of its own, with no zeros in front of it.
-    pub(crate) fn fills_page(&self) -> bool {
-        self.flags & PAGE_FILLED != 0
     }
 
     pub(crate) fn is_clean_end(&self) -> bool {

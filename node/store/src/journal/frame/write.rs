@@ -2,7 +2,7 @@
 
 use super::{
     Base, CHANGES, CLEAN_END, CURSORS, Change, CursorEntry, EVENTS, FRAME_HEADER, GROUP_START, LOSSES,
-    LossEntry, ONE_EVENT, PAGE_FILLED, stored_bytes,
+    LossEntry, ONE_EVENT, stored_bytes,
 };
 use crate::backing::{Lsn, StreamNo};
 use crate::codec::{as_u32, patch_varint, put_bytes, put_varint};
@@ -160,35 +160,17 @@ impl<'b> FrameWriter<'b> {
         if let Some(flags) = self.out.get_mut(self.flags_at) {
             *flags = self.flags;
         }
-        seal(self.out, self.start, seed);
+        let Some(frame) = self.out.get_mut(self.start..) else { return };
+        let Some((head, body)) = frame.split_first_chunk_mut::<FRAME_HEADER>() else { return };
+        let len = as_u32(body.len()).to_le_bytes();
+        let crc = crc32c::crc32c_append(crc32c::crc32c_append(seed, &len), body).to_le_bytes();
+        let (to_len, to_crc) = head.split_at_mut(4);
+        to_len.copy_from_slice(&len);
+        to_crc.copy_from_slice(&crc);
     }
 
     /// Takes everything back.
     pub(crate) fn abandon(self) {
         self.out.truncate(self.start);
     }
-}
-
-/// Length and checksum of the frame from `start` to the end.
-fn seal(out: &mut [u8], start: usize, seed: u32) {
-    let Some(frame) = out.get_mut(start..) else { return };
-    let Some((head, body)) = frame.split_first_chunk_mut::<FRAME_HEADER>() else { return };
-    let len = as_u32(body.len()).to_le_bytes();
-    let crc = crc32c::crc32c_append(crc32c::crc32c_append(seed, &len), body).to_le_bytes();
-    let (to_len, to_crc) = head.split_at_mut(4);
-    to_len.copy_from_slice(&len);
-    to_crc.copy_from_slice(&crc);
-}
-
-/// Zeros up to the end of a page behind the items of a group's last frame, which starts at `start`.
-pub(crate) fn fill_up(out: &mut Vec<u8>, start: usize, zeros: usize, seed: u32) {
-    // The flags follow the LSN, a varint.
-    let Some(body) = out.get_mut(start + FRAME_HEADER..) else { return };
-    let Some(flags) = body.iter().position(|byte| byte & 0x80 == 0).and_then(|last| body.get_mut(last + 1))
-    else {
-        return;
-    };
-    *flags |= PAGE_FILLED;
-    out.resize(out.len() + zeros, 0);
-    seal(out, start, seed);
 }
