@@ -256,7 +256,7 @@ fn few_at_a_time_become_more_with_every_acknowledgement() {
         kept = session.end(End::Closed);
     }
     let mut session = Session::new(session().shared, 1, LIMITS, false, kept);
-    let mut ids = |session: &mut Session| {
+    let ids = |session: &mut Session| {
         let of = |p: Packet| if let Packet::Publish(p) = p { Some(p.pkid) } else { None };
         written(session).into_iter().filter_map(of).collect::<Vec<_>>()
     };

@@ -42,7 +42,8 @@ async fn without_credentials_nothing_secret_leaves_and_with_them_only_if_told_so
     driver.deliver([outgoing(1)]).await;
     let event = standin.stored().remove(0);
     assert_eq!((text(&event, "username"), text(&event, "passwd")), (Some("edge"), Some("none")));
-    let login = Credentials { username: "u".to_owned(), password: Some(Secret::new("p")) };
+    let login =
+        Credentials { username: "u".to_owned(), password: Some(Secret::new("p")), password_file: None };
     let mut with = options(&[standin.addr()]);
     with.credentials = Some(login);
     let error = eventmesh_edge_uplink_eventmesh::EventMeshUplink::new(with.clone()).unwrap_err();

@@ -103,7 +103,10 @@ impl Downwards {
         self.outstanding = self.outstanding.saturating_sub(1);
         let current = settled.connection == self.connection;
         let confirmed = match settled.outcome {
-            Ok((token, reason)) => Some((token, reason)).filter(|(token, _)| current && *token != 0),
+            Ok((token, reason)) => {
+                self.dropped += u64::from(reason.is_some());
+                Some((token, reason)).filter(|(token, _)| current && *token != 0)
+            }
             Err(message) => {
                 if message.token == 0 {
                     self.dropped += 1;

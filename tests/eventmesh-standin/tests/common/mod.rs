@@ -116,7 +116,9 @@ impl Driver {
                 self.events = events[1..].to_vec();
                 Ok(*window)
             }
-            UplinkEvent::Down { cause } | UplinkEvent::Unavailable { cause, .. } => Err(cause.clone()),
+            UplinkEvent::Down { cause }
+            | UplinkEvent::Unreachable { cause }
+            | UplinkEvent::Unavailable { cause, .. } => Err(cause.clone()),
             other => panic!("{other:?}"),
         }
     }

@@ -47,6 +47,14 @@ impl Shelf {
     }
 }
 
+impl Shelf {
+    /// It can never be kept.
+    fn refuse(&self, idx: usize) {
+        let (_, done) = self.0.lock().unwrap().remove(idx);
+        done(Kept::Dropped(Text::from_static("too large")));
+    }
+}
+
 impl DownwardSink for Shelf {
     fn accept(&self, message: Downward, done: Completion<Kept>) {
         self.0.lock().unwrap().push((message, done));
@@ -448,6 +456,26 @@ async fn what_could_not_be_kept_is_handed_over_again_on_the_same_connection() {
     running.sink.answer(0, true);
     until("confirmed", || upstream.state().confirmed == [1, 2]).await;
     assert_eq!(upstream.state().connects.len(), 1);
+    running.stop().await;
+}
+
+/// However often it is tried; before, the hub counted each try of one with QoS 0.
+#[tokio::test(start_paused = true)]
+async fn a_command_that_is_never_kept_is_counted_once() {
+    let node = Node::new(MemoryStore::new(roomy()));
+    let upstream = Upstream::new(Mode::Works);
+    let running = node.start(&upstream, Node::options(0));
+    until("up", || running.handle.status().state == LinkState::Up).await;
+    upstream.send_down(1);
+    for _ in 0..3 {
+        until("handed over", || running.sink.len() == 1).await;
+        assert_eq!(running.handle.status().downward_dropped, 0);
+        running.sink.answer(0, false);
+    }
+    until("handed over", || running.sink.len() == 1).await;
+    running.sink.refuse(0);
+    until("counted", || running.handle.status().downward_dropped == 1).await;
+    assert_eq!(upstream.state().confirmed, [1]);
     running.stop().await;
 }
 
