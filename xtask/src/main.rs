@@ -37,6 +37,15 @@ enum Chore {
     },
     /// Power cuts at every file operation of the store, and kills of a loaded node: more of both than the test does
     Crash(suites::CrashOptions),
+    /// Scripted, seeded faults of the upstream under each uplink and the real forwarder: more of them than the tests do
+    Faults {
+        /// How many for each uplink
+        #[arg(long, default_value_t = 1_000)]
+        faults: u64,
+        /// Where the scripts begin
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// Measures the release build beside its peers and prints a table (takes minutes, needs a quiet machine)
     Bench(bench::Options),
     /// Builds the node for ARM (64 and 32 bits) with Debian's cross compilers and tries it under QEMU
@@ -52,6 +61,7 @@ fn main() -> ExitCode {
         Chore::Test(options) => suites::run_all(&options),
         Chore::Sim { seeds, from } => suites::sim(seeds, from),
         Chore::Crash(options) => suites::crash(&options),
+        Chore::Faults { faults, seed } => suites::faults(faults, seed),
         Chore::Bench(options) => bench::run_all(&options),
         Chore::Arm { triples } => arm::run_for(&triples),
     };

@@ -113,6 +113,23 @@ fn kills(kills: u32) -> Outcome {
     step(&mut command)
 }
 
+/// The storms that the uplinks' tests have, with as many faults as are asked for.
+pub(crate) fn faults(faults: u64, seed: u64) -> Outcome {
+    let uplinks = [
+        ("eventmesh-edge-uplink-mqtt", "MQTT"),
+        ("eventmesh-edge-uplink-http", "HTTP"),
+        ("eventmesh-edge-standin", "MESH"),
+    ];
+    for (package, name) in uplinks {
+        let storm = "a_thousand_seeded_faults_lose_nothing";
+        let mut command = cargo(&["test", "-p", package, "--test", "faults", "--", storm, "--nocapture"]);
+        command.env(format!("{name}_FAULTS"), faults.to_string());
+        command.env(format!("{name}_SEED"), seed.to_string());
+        step(&mut command)?;
+    }
+    Ok(())
+}
+
 /// One test after the other: each sweep takes all cores itself.
 fn crash_tests() -> Command {
     let mut tests =
