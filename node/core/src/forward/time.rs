@@ -70,7 +70,13 @@ impl Forwarder {
     /// earlier wish comes true, so that an acknowledgement costs no new timer.
     pub(super) fn wake_at(&mut self, now: Duration, out: &mut Vec<Action>) {
         let Some(deadline) = self.deadline(now) else { return };
-        let at = deadline.max(now + Duration::from_millis(1));
+        let mut at = deadline.max(now + Duration::from_millis(1));
+        if let Phase::Draining { end, .. } = self.phase
+            && end > now
+        {
+            // A stop keeps its limit to the microsecond, though something else was due just before.
+            at = at.min(end);
+        }
         if self.phase != Phase::Done && self.wake.is_none_or(|wake| at < wake) {
             self.wake = Some(at);
             out.push(Action::WakeAt(at));
