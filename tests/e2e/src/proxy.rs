@@ -74,10 +74,19 @@ impl Drop for Proxy {
 
 /// With SO_REUSEADDR, so that the same port listens again after [`Link::Refuses`].
 fn bind(addr: SocketAddr) -> Result<TcpListener> {
+    Ok(reserve(addr)?.listen(64)?)
+}
+
+/// A port where nobody listens, and which nobody else is given as a free one as long as this is kept. Who asks for this very
+/// port gets it.
+///
+/// # Errors
+/// If it cannot be had.
+pub fn reserve(addr: SocketAddr) -> Result<TcpSocket> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;
     socket.bind(addr)?;
-    Ok(socket.listen(64)?)
+    Ok(socket)
 }
 
 async fn accept(first: TcpListener, addr: SocketAddr, target: SocketAddr, mut state: watch::Receiver<Link>) {
@@ -85,6 +94,8 @@ async fn accept(first: TcpListener, addr: SocketAddr, target: SocketAddr, mut st
     loop {
         if *state.borrow_and_update() == Link::Refuses {
             listener = None;
+            // Or another test's broker gets the port, and what should be refused arrives there.
+            let _reserved = reserve(addr).ok();
             if state.changed().await.is_err() {
                 return;
             }

@@ -4,12 +4,14 @@
 
 use eventmesh_edge_e2e::audit::Auditor;
 use eventmesh_edge_e2e::node::{Hub, Node};
+use eventmesh_edge_e2e::proxy::reserve;
 use eventmesh_edge_e2e::raw::RawClient;
 use eventmesh_edge_e2e::tools::bin_dir;
 use eventmesh_edge_e2e::{Result, eventually};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use tokio::net::TcpSocket;
 
 const QUIET: &str = "[telemetry]\nenabled = false\n";
 
@@ -20,8 +22,9 @@ fn uplink(name: &str, address: SocketAddr) -> String {
 }
 
 /// Nobody listens there.
-fn nowhere() -> Result<SocketAddr> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+fn nowhere() -> Result<(SocketAddr, TcpSocket)> {
+    let socket = reserve(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+    Ok((socket.local_addr()?, socket))
 }
 
 /// `eventmesh-edge reload`, as an operator asks for it: whether it was done, and the answer.
@@ -126,7 +129,7 @@ async fn an_uplink_goes_only_with_a_word_about_its_backlog() -> Result {
     let hub = Hub::start().await?;
     let auditor = Auditor::start(hub.addr(), "#").await?;
     let alone = format!("{}{QUIET}", uplink("cloud", hub.addr()));
-    let (dead, later) = (nowhere()?, nowhere()?);
+    let ((dead, _dead), (later, _later)) = (nowhere()?, nowhere()?);
     let three =
         format!("{}{}{}{QUIET}", uplink("cloud", hub.addr()), uplink("dead", dead), uplink("late", later));
     let mut node = Node::start(&three).await?;
