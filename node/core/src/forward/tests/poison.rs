@@ -2,13 +2,10 @@
 
 use super::*;
 
-#[test]
-fn a_poisoned_event_is_parked_when_the_gap_is_full_and_its_attempts_are_used_up() {
-    let mut world = World::new(Options { gap_max: 50, attempts_max: 4, ..options() }, 1);
-    world.backlog(0, 500, same);
-    let poison = world.logs[0].events[0].position;
-    world.connect(10);
-    for _ in 0..5_000 {
+/// Everything is taken, and this one refused for the moment whenever it comes, until the cursor has passed all or so much has
+/// happened.
+fn take_all_but(world: &mut World, poison: Position, steps: usize) {
+    for _ in 0..steps {
         world.read_all();
         world.commit_ok();
         match world.flying.iter().position(|f| f.1 == poison) {
@@ -18,10 +15,19 @@ fn a_poisoned_event_is_parked_when_the_gap_is_full_and_its_attempts_are_used_up(
             None if !world.flying.is_empty() => {
                 world.ack(0);
             }
-            None if world.cursor(0) == Some(world.last(0)) => break,
+            None if world.cursor(0) == Some(world.last(0)) => return,
             None => world.sleep(),
         }
     }
+}
+
+#[test]
+fn a_poisoned_event_is_parked_when_the_gap_is_full_and_its_attempts_are_used_up() {
+    let mut world = World::new(Options { gap_max: 50, attempts_max: 4, ..options() }, 1);
+    world.backlog(0, 500, same);
+    let poison = world.logs[0].events[0].position;
+    world.connect(10);
+    take_all_but(&mut world, poison, 5_000);
     world.settle();
     assert_eq!(world.logs[0].acked.len(), 499);
     assert_eq!(world.logs[0].counted, 1);
@@ -65,20 +71,7 @@ fn a_poisoned_event_does_not_block_the_other_keys_of_a_strict_stream_for_ever() 
     world.backlog(0, 600, |n| format!("t{}", n % 5));
     let poison = world.logs[0].events[0].position;
     world.connect(10);
-    for _ in 0..20_000 {
-        world.read_all();
-        world.commit_ok();
-        match world.flying.iter().position(|f| f.1 == poison) {
-            Some(idx) => {
-                world.fail(idx, Class::Retry);
-            }
-            None if !world.flying.is_empty() => {
-                world.ack(0);
-            }
-            None if world.cursor(0) == Some(world.last(0)) => break,
-            None => world.sleep(),
-        }
-    }
+    take_all_but(&mut world, poison, 20_000);
     assert_eq!(world.cursor(0), Some(world.last(0)));
     assert_eq!(world.forwarder.counters().parked, 1);
 }

@@ -23,6 +23,17 @@ fn messages(sent: Vec<Sent>) -> Vec<(String, u16, bool)> {
     sent.into_iter().filter_map(message).collect()
 }
 
+/// A client that has SUBACK for three retained messages, of which none is in its mailbox yet: what it submits from now on waits.
+fn promised(node: &Node) -> Peer<'_> {
+    retain_some(node, 3, 1);
+    let mut peer = node.connect(&kept(V5, "c"));
+    node.hub.set_auto(false);
+    peer.send(&wire::subscribe(V5, 1, &[("r/+", 1)]));
+    node.hub.complete_one();
+    assert_eq!(peer.received(), [Sent::SubAck(1, vec![1])]);
+    peer
+}
+
 /// SUBACK of a persistent session stands for its retained messages, too (P1): killed before it has answered, it gets them
 /// after the restart, under the same identifiers.
 #[test]
@@ -48,12 +59,7 @@ fn retained_messages_survive_a_kill_before_their_answer() {
 #[test]
 fn retained_messages_that_were_only_promised_survive_a_kill() {
     let node = Node::new();
-    retain_some(&node, 3, 1);
-    let mut peer = node.connect(&kept(V5, "c"));
-    node.hub.set_auto(false);
-    peer.send(&wire::subscribe(V5, 1, &[("r/+", 1)]));
-    node.hub.complete_one();
-    assert_eq!(peer.received(), [Sent::SubAck(1, vec![1])]);
+    let peer = promised(&node);
     assert_eq!(node.hub.mailbox_len(), 0);
     drop(peer);
     let node = node.restart();
@@ -94,12 +100,7 @@ fn many_retained_messages_go_through_the_mailbox_in_pieces() {
 #[test]
 fn another_connection_gets_them_once() {
     let node = Node::new();
-    retain_some(&node, 3, 1);
-    let mut peer = node.connect(&kept(V5, "c"));
-    node.hub.set_auto(false);
-    peer.send(&wire::subscribe(V5, 1, &[("r/+", 1)]));
-    node.hub.complete_one();
-    assert_eq!(peer.received(), [Sent::SubAck(1, vec![1])]);
+    let mut peer = promised(&node);
     peer.cut();
     let mut back = node.accept();
     back.send(&kept(V5, "c").encode());
